@@ -1,0 +1,135 @@
+//! The commands of the command line, and which module runs each.
+
+use crate::connection::Global;
+use crate::failure::{EXIT_CODES, Failure};
+use crate::{config, demo, dev, drain, gateway, policy, register, resolve, services, token, watch};
+use clap::{Parser, Subcommand};
+
+/// Service discovery whose routing rules are WebAssembly.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version, max_term_width = 110, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run three regions, an identity issuer and demo workloads on this machine
+    Dev(dev::Arguments),
+    /// Stop or start demo workloads of a running `meridian dev`
+    #[command(subcommand)]
+    Demo(demo::Command),
+    /// Run a gateway
+    Gateway(gateway::Arguments),
+    /// Check a gateway's configuration without starting anything
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Make development tokens, and the key that signs them
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Register an instance of a service, and keep it registered with --hold
+    Register(register::Arguments),
+    /// Take an instance out of traffic, on purpose and without an error
+    Drain(drain::Arguments),
+    /// Ask where to send traffic for a service, right now
+    Resolve(resolve::Arguments),
+    /// Ask where to send traffic, with every candidate, kept or dropped, and why
+    Explain(resolve::ExplainArguments),
+    /// Follow where traffic for a service goes: a line per change
+    Watch(watch::Arguments),
+    /// List the services of a namespace with their counts and policies
+    Services(services::Arguments),
+    /// Build, upload, bind and list policies
+    #[command(subcommand)]
+    Policy(policy::Command),
+}
+
+impl Command {
+    /// The runtime that suits it: a client needs one thread.
+    pub(crate) fn runtime(&self) -> tokio::runtime::Builder {
+        match self {
+            Self::Dev(_) | Self::Gateway(_) => tokio::runtime::Builder::new_multi_thread(),
+            _ => tokio::runtime::Builder::new_current_thread(),
+        }
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn run(self, global: &Global) -> Result<(), Failure> {
+        match self {
+            Self::Dev(arguments) => dev::run(arguments, global).await,
+            Self::Demo(command) => demo::run(command, global).await,
+            Self::Gateway(arguments) => gateway::run(arguments).await,
+            Self::Config(command) => config::run(&command, global),
+            Self::Token(command) => token::run(command, global),
+            Self::Register(arguments) => register::run(arguments, global).await,
+            Self::Drain(arguments) => drain::run(arguments, global).await,
+            Self::Resolve(arguments) => resolve::run(arguments, global).await,
+            Self::Explain(arguments) => resolve::run(arguments.into(), global).await,
+            Self::Watch(arguments) => watch::run(arguments, global).await,
+            Self::Services(arguments) => services::run(arguments, global).await,
+            Self::Policy(command) => policy::run(command, global).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    fn accepts(line: &str) -> bool {
+        CommandLine::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        assert!(accepts("meridian --json --gateway http://h:1 services"));
+        assert!(accepts("meridian services --json --gateway http://h:1 --token t"));
+        assert!(!accepts("meridian services --token t --token-file f"));
+        assert!(!accepts("meridian services --gateway h:1"));
+    }
+
+    #[test]
+    fn names_and_numbers_are_checked_before_anything_is_sent() {
+        for good in [
+            "meridian resolve orders-api --zone ap-south-1a -n all --label x-canary=always",
+            "meridian resolve orders-api -n 1000",
+            "meridian register s --id a-1 --host h --port 80 --zone z --check-http /ready --ttl 6s",
+            "meridian token mint --service s --namespace prod",
+            "meridian token mint --role operator --ttl 30m",
+            "meridian policy bind _default canary --config {}",
+            "meridian demo stop --region ap-south-1 --graceful",
+        ] {
+            assert!(accepts(good), "{good}");
+        }
+        for bad in [
+            "meridian resolve ../x",
+            "meridian resolve Orders",
+            "meridian resolve s -n 0",
+            "meridian resolve s -n 1001",
+            "meridian resolve s --label x",
+            "meridian register s --id a/b --host h --port 80 --zone z",
+            "meridian register s --id a --host h --port 0 --zone z",
+            "meridian register s --id a --host h --port 65536 --zone z",
+            "meridian register s --id a --host h --port 80 --zone z --check-http / --check-tcp",
+            "meridian register s --id a --host h --port 80 --zone z --ttl 30",
+            "meridian token mint",
+            "meridian token mint --role admin",
+            "meridian token mint --role operator --service s",
+            "meridian demo stop",
+            "meridian dev --port-base 65535",
+            "meridian regions",
+        ] {
+            assert!(!accepts(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `meridian config check`: what a gateway would make of a configuration file.
+
+use crate::connection::Global;
+use crate::failure::Failure;
+use crate::{gateway, output};
+use meridian_gateway::config::{Config, ConfigError, Reads, RegistryConfig};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Read a configuration and name every mistake with its place; exit code 2 if there is one
+    ///
+    /// The environment (MERIDIAN__SECTION__KEY) is laid over the file, as a gateway would do, and files that the
+    /// configuration names are read. Nothing is bound and nothing is written.
+    Check {
+        /// Configuration file (TOML)
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn run(Command::Check { file }: &Command, global: &Global) -> Result<(), Failure> {
+    match gateway::load(file) {
+        Ok(config) if global.json => {
+            let summary: serde_json::Map<String, Value> = facts(&config)
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), Value::String(value)))
+                .collect();
+            output::json(&json!({ "ok": true, "file": file, "summary": summary }));
+        }
+        Ok(config) => output::say(summary(&file.display().to_string(), &config)),
+        Err(error) if global.json => {
+            output::json(&mistakes(&error));
+            return Err(Failure::Told);
+        }
+        Err(error) => return Err(Failure::Usage(error.to_string())),
+    }
+    Ok(())
+}
+
+fn mistakes(error: &ConfigError) -> Value {
+    let mistakes: Vec<Value> =
+        error.mistakes.iter().map(|m| json!({ "place": m.place, "detail": m.detail })).collect();
+    json!({ "ok": false, "file": error.source_name, "mistakes": mistakes })
+}
+
+/// What a gateway would do, most important first.
+fn facts(config: &Config) -> [(&'static str, String); 9] {
+    let zones: Vec<&str> = config.zones.iter().map(|zone| zone.as_str()).collect();
+    let registry = match &config.registry {
+        RegistryConfig::Embedded { file } => {
+            let file = file.clone().unwrap_or_else(|| config.data_dir.join("registry.redb"));
+            format!("embedded, in {}", file.display())
+        }
+        RegistryConfig::Etcd(etcd) => format!("etcd at {}, under {}", etcd.endpoints.join(", "), etcd.prefix),
+    };
+    let tls = if config.http.tls.is_some() { "https" } else { "http" };
+    let reads = match config.reads() {
+        Reads::Open => "open to everyone who reaches the listener",
+        Reads::Token => "with a token",
+    };
+    let issuers: Vec<&str> = config.identity.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+    let issuers =
+        if issuers.is_empty() { "none: nobody can register".to_owned() } else { issuers.join(", ") };
+    [
+        ("region", config.region.to_string()),
+        ("zones", zones.join(", ")),
+        ("registry", registry),
+        ("listens", format!("{tls}://{}", config.http.listen)),
+        ("lookups", reads.to_owned()),
+        ("issuers", issuers),
+        ("rules", config.identity.rules.len().to_string()),
+        ("data", config.data_dir.display().to_string()),
+        ("traces", config.telemetry.otlp.clone().unwrap_or_else(|| "off".to_owned())),
+    ]
+}
+
+fn summary(file: &str, config: &Config) -> String {
+    let mut text = format!("{file} is in order");
+    for (name, value) in facts(config) {
+        let _ = write!(text, "\n  {name:<9} {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_summary_says_what_a_gateway_would_do() {
+        let text = "region = \"eu-west-1\"\nzones = [\"eu-west-1a\"]\n[registry]\nkind = \"embedded\"\n";
+        let config = Config::parse(text, "f.toml", Path::new("/etc/m"), std::iter::empty()).unwrap();
+        let summary = summary("f.toml", &config);
+        for part in [
+            "f.toml is in order",
+            "eu-west-1a",
+            "/etc/m/data/registry.redb",
+            "http://127.0.0.1:8500",
+            "nobody can register",
+        ] {
+            assert!(summary.contains(part), "{part} in {summary}");
+        }
+    }
+}

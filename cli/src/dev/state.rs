@@ -1,0 +1,165 @@
+//! The data directory of `meridian dev`: one process at a time, one issuer for good.
+
+use super::layout::Region;
+use crate::failure::Failure;
+use anyhow::{Context, anyhow};
+use meridian_gateway::identity::{Issuer, JWKS_FILE, KEY_FILE};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+const LOCK_FILE: &str = "dev.lock";
+/// Where `meridian demo` finds the running process.
+const SOCKET: &str = "control.sock";
+/// A pid has at most 10 digits.
+const MAX_LOCK_BYTES: u64 = 32;
+
+/// The control socket of the `meridian dev` that keeps its state in `data_dir`.
+pub(crate) fn socket(data_dir: &Path) -> PathBuf {
+    data_dir.join(SOCKET)
+}
+
+/// The directory, held for this process.
+pub(super) struct State {
+    directory: PathBuf,
+    /// The lock goes with the file; the system takes it back from a process that was killed.
+    _lock: File,
+}
+
+impl State {
+    /// Takes the directory, making it if it is not there.
+    pub(super) fn take(directory: &Path) -> Result<Self, Failure> {
+        let shown = directory.display();
+        // Keys and sockets stand in it; those who are not the owner have no business there.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.with_context(|| format!("{shown} cannot be made"))?;
+        // Of a directory that is made relative, gateways would lose the place if the process changed its own.
+        let directory = directory.canonicalize().with_context(|| format!("{shown} cannot be used"))?;
+        let path = directory.join(LOCK_FILE);
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("{} cannot be opened", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::Usage(held(&directory, &lock))),
+            Err(TryLockError::Error(error)) => {
+                return Err(anyhow!(error).context(format!("{} cannot be locked", path.display())).into());
+            }
+        }
+        // For the sentence that a second process says; nothing depends on it.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| write!(lock, "{}", std::process::id()));
+        Ok(Self { directory, _lock: lock })
+    }
+
+    /// Its absolute path.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where a region keeps its registry.
+    pub(super) fn of_region(&self, region: &Region) -> PathBuf {
+        self.directory.join(region.name.as_str())
+    }
+
+    /// Removes what earlier runs stored in the regions. The issuer stays: tokens in use depend on it.
+    pub(super) fn forget(&self, regions: &[Region]) -> Result<(), Failure> {
+        for region in regions {
+            let path = self.of_region(region);
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(anyhow!(error)
+                        .context(format!("{} cannot be removed", path.display()))
+                        .into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The issuer, made by the first run. Also tells whether it was made now.
+    pub(super) fn issuer(&self) -> Result<(Issuer, bool), Failure> {
+        let (key, jwks) = (self.directory.join(KEY_FILE), self.jwks());
+        if !key.exists() {
+            // Without its key, a key set is of no use.
+            let _ = std::fs::remove_file(&jwks);
+            return Ok((Issuer::init(&self.directory).context("no issuer was made")?, true));
+        }
+        let advice = "remove it to let a new one be made";
+        let issuer = Issuer::load(&key)
+            .with_context(|| format!("the issuer of earlier runs cannot be used; {advice}"))?;
+        if std::fs::read_to_string(&jwks).ok().as_deref() != Some(&issuer.jwks()) {
+            std::fs::write(&jwks, issuer.jwks())
+                .with_context(|| format!("{} cannot be written", jwks.display()))?;
+        }
+        Ok((issuer, false))
+    }
+
+    /// The key set that the gateways verify with.
+    pub(super) fn jwks(&self) -> PathBuf {
+        self.directory.join(JWKS_FILE)
+    }
+}
+
+fn held(directory: &Path, mut lock: &File) -> String {
+    let mut pid = String::new();
+    let _ = lock.rewind().and_then(|()| lock.take(MAX_LOCK_BYTES).read_to_string(&mut pid));
+    let who = if pid.is_empty() { String::new() } else { format!(" (process {})", pid.trim()) };
+    format!(
+        "another `meridian dev`{who} keeps its state in {}\n  next: stop it, or start this one with another --data-dir \
+         and --port-base",
+        directory.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::layout;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_second_process_is_refused_until_the_first_has_gone() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("state");
+        let first = State::take(&directory).unwrap();
+        let refused = State::take(&directory).err().unwrap().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        assert!(State::take(&directory).is_ok());
+    }
+
+    #[test]
+    fn the_issuer_stays_and_is_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = State::take(&parent.path().join("state")).unwrap();
+        let (first, made) = state.issuer().unwrap();
+        assert!(made);
+        std::fs::remove_file(state.jwks()).unwrap();
+        let (again, made) = state.issuer().unwrap();
+        assert!(!made && again.kid() == first.kid());
+        assert_eq!(std::fs::read_to_string(state.jwks()).unwrap(), first.jwks());
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&state.directory().join(KEY_FILE)), 0o600);
+        assert_eq!(mode(state.directory()), 0o700);
+    }
+
+    #[test]
+    fn forgetting_takes_the_regions_and_leaves_the_issuer() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = State::take(parent.path()).unwrap();
+        let regions = layout::regions(layout::DEFAULT_PORT_BASE).unwrap();
+        state.issuer().unwrap();
+        std::fs::create_dir_all(state.of_region(&regions[0]).join("x")).unwrap();
+        state.forget(&regions).unwrap();
+        assert!(!state.of_region(&regions[0]).exists() && state.jwks().exists());
+    }
+}

@@ -1,0 +1,118 @@
+//! `meridian policy push`: uploads a version.
+
+use super::component::{self, Kind, MAX_MODULE_BYTES};
+use crate::connection::{Connection, Global, Payload};
+use crate::credential::Role;
+use crate::failure::Failure;
+use crate::output::{self, text_of};
+use anyhow::Context;
+use meridian_model::names::PolicyName;
+use reqwest::Method;
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Upload a version of a policy
+///
+/// The gateway checks it before it is stored: size, form, world, no imports, compilation, and a trial call. The same bytes
+/// again change nothing. A core module of the SDK is made a component first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  meridian policy push zone-east zone-east.wasm")]
+pub(crate) struct Arguments {
+    /// Name to upload it under
+    name: PolicyName,
+    /// Component, as `meridian policy build` writes it
+    file: PathBuf,
+}
+
+pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
+    let Arguments { name, file } = arguments;
+    let module = read(&file)?;
+    let connection = Connection::open(global, Role::Operator)?;
+    let path = format!("/v1/policies/{name}");
+    let answer = connection.send(Method::PUT, &path, &[], Payload::Wasm(module)).await?;
+    if global.json {
+        output::json(&answer.body);
+    } else {
+        output::say(render(answer.status == 201, &answer.body));
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut module = Vec::new();
+    std::fs::File::open(file)
+        // A byte more than is allowed tells a file that is too large.
+        .and_then(|opened| opened.take(MAX_MODULE_BYTES + 1).read_to_end(&mut module))
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    if module.len() as u64 > MAX_MODULE_BYTES {
+        return Err(Failure::Usage(format!(
+            "{} is larger than the 8 MiB that gateways take",
+            file.display()
+        )));
+    }
+    let wrong = |text: String| Failure::Usage(format!("{}: {text}", file.display()));
+    match component::kind_of(&module) {
+        Kind::Component => Ok(module),
+        Kind::Core => {
+            output::remark("a core module: making it a component");
+            component::encode(&module).map_err(wrong)
+        }
+        Kind::Other => {
+            Err(wrong("is no WebAssembly; `meridian policy build` makes a component of a crate".to_owned()))
+        }
+    }
+}
+
+fn render(created: bool, body: &Value) -> String {
+    let name = text_of(body, "/name");
+    let size = body.get("sizeBytes").and_then(Value::as_u64).unwrap_or(0);
+    let done = if created { "uploaded" } else { "was there already, byte for byte" };
+    let mut text = format!("{name} {} {done}\n  size     {}", text_of(body, "/version"), output::size(size));
+    let report = |pointer| text_of(body, pointer);
+    let checks: Vec<&str> =
+        output::items_of(body, "/report/checks").iter().filter_map(Value::as_str).collect();
+    if !checks.is_empty() {
+        text.push_str(&format!("\n  passed   {}", checks.join(", ")));
+        text.push_str(&format!(
+            "\n  compiled in {} ms; trial with an empty config: {}",
+            report("/report/compileMillis"),
+            report("/report/trial")
+        ));
+    }
+    text.push_str(&format!("\nnext: meridian policy bind SERVICE {name} --config '{{…}}'"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_no_module_is_not_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.wasm");
+        std::fs::write(&file, "#!/bin/sh").unwrap();
+        assert_eq!(read(&file).unwrap_err().exit_code(), 2);
+        std::fs::write(&file, vec![0; usize::try_from(MAX_MODULE_BYTES).unwrap() + 1]).unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("8 MiB"));
+        assert_eq!(read(&directory.path().join("none")).unwrap_err().exit_code(), 1);
+    }
+
+    #[test]
+    fn an_upload_shows_what_was_checked() {
+        let body = json!({ "name": "p", "version": "sha256:00", "sizeBytes": 2048,
+            "report": { "compileMillis": 12, "trial": "answered", "checks": ["size", "world"] } });
+        let text = render(true, &body);
+        assert!(
+            text.contains("uploaded") && text.contains("2.0 KiB") && text.contains("size, world"),
+            "{text}"
+        );
+        let again = render(
+            false,
+            &json!({ "name": "p", "version": "sha256:00", "sizeBytes": 1, "report": { "unchanged": true } }),
+        );
+        assert!(again.contains("was there already") && !again.contains("compiled"), "{again}");
+    }
+}

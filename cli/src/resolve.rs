@@ -1,0 +1,327 @@
+//! `meridian resolve`: where to send traffic for a service, right now.
+
+use crate::arguments;
+use crate::connection::{Connection, Global};
+use crate::credential::Role;
+use crate::failure::Failure;
+use crate::output::{self, Table, items_of, percent, short_version, span, text_of};
+use meridian_model::names::{Namespace, ServiceName, ZoneName};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+/// What a caller asks.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Question {
+    /// Service
+    service: ServiceName,
+    /// Namespace of the service
+    #[arg(long, default_value = "default")]
+    namespace: Namespace,
+    /// Zone that the caller is in
+    #[arg(long)]
+    zone: Option<ZoneName>,
+    /// Sticky: the same key is given the same endpoint while that may receive traffic
+    #[arg(long)]
+    key: Option<String>,
+    /// What the caller says of itself; reaches the policy if the binding lets the label through. May be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = arguments::pair)]
+    labels: Vec<(String, String)>,
+}
+
+impl Question {
+    /// The route that answers.
+    pub(crate) fn path(&self) -> String {
+        format!("/v1/resolve/{}", self.service)
+    }
+
+    /// The question as a query.
+    pub(crate) fn query(&self) -> Vec<(String, String)> {
+        let mut query = vec![("ns".to_owned(), self.namespace.to_string())];
+        query.extend(self.zone.iter().map(|zone| ("zone".to_owned(), zone.to_string())));
+        query.extend(self.key.iter().map(|key| ("key".to_owned(), key.clone())));
+        query.extend(self.labels.iter().map(|(key, value)| (format!("label.{key}"), value.clone())));
+        query
+    }
+
+    /// The question in words.
+    pub(crate) fn words(&self) -> String {
+        let mut words = format!("{}/{}", self.namespace, self.service);
+        match &self.zone {
+            Some(zone) => {
+                let _ = write!(words, " for a caller in {zone}");
+            }
+            None => words.push_str(" for a caller without a zone"),
+        }
+        if let Some(key) = &self.key {
+            let _ = write!(words, ", key {}", output::printable(key));
+        }
+        for (key, value) in &self.labels {
+            let _ = write!(words, ", {}={}", output::printable(key), output::printable(value));
+        }
+        words
+    }
+}
+
+/// How many endpoints are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Some(u16),
+    All,
+}
+
+impl FromStr for Count {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(count @ 1..=1_000)) => Ok(Self::Some(count)),
+            _ => Err("must be a number from 1 to 1000, or all"),
+        }
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Some(count) => count.fmt(f),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+/// Ask where to send traffic for a service, right now
+///
+/// The answer is the gateway's own: after the policy, from its memory. `index` is the registry revision that it reflects
+/// at least, `age` the time since the registry last proved that the gateway is current.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  meridian resolve orders-api --zone ap-south-1a\n  \
+    meridian resolve orders-api --zone ap-south-1a -n all\n  \
+    meridian resolve orders-api --key customer-42 --json\n  \
+    meridian resolve orders-api --label x-canary=always --explain")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    question: Question,
+    /// How many distinct endpoints: 1 to 1000, or all, which adds each one's tier and share of lookups
+    #[arg(short, value_name = "N", default_value = "1")]
+    n: Count,
+    /// Add every candidate, kept or dropped, and why
+    #[arg(long)]
+    explain: bool,
+}
+
+/// Ask where to send traffic, with every candidate, kept or dropped, and why
+///
+/// The same as `meridian resolve -n all --explain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  meridian explain orders-api --zone ap-south-1a")]
+pub(crate) struct ExplainArguments {
+    #[command(flatten)]
+    question: Question,
+}
+
+impl From<ExplainArguments> for Arguments {
+    fn from(ExplainArguments { question }: ExplainArguments) -> Self {
+        Self { question, n: Count::All, explain: true }
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
+    let Arguments { question, n, explain } = arguments;
+    let connection = Connection::open(global, Role::Reader)?;
+    let mut query = question.query();
+    if n != Count::Some(1) {
+        query.push(("n".to_owned(), n.to_string()));
+    }
+    if explain {
+        query.push(("explain".to_owned(), "true".to_owned()));
+    }
+    let answer = connection.get(&question.path(), &query).await?;
+    if global.json {
+        output::json(&answer.body);
+    } else {
+        output::say(render(&question.words(), n, &answer.body));
+    }
+    Ok(())
+}
+
+fn render(words: &str, n: Count, answer: &Value) -> String {
+    let mut text = format!("{words}\n\n{}\n\n{}", endpoints(n, answer), provenance(answer));
+    if let Some(explain) = answer.get("explain") {
+        let _ = write!(text, "\n\n{}", explanation(explain));
+    }
+    text
+}
+
+/// Where an endpoint listens; IPv6 addresses in brackets.
+pub(crate) fn address(endpoint: &Value) -> String {
+    let (host, port) = (text_of(endpoint, "/host"), text_of(endpoint, "/port"));
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn endpoints(n: Count, answer: &Value) -> String {
+    let of = |endpoint: &Value| {
+        let mut version = text_of(endpoint, "/version");
+        if endpoint.get("degraded").and_then(Value::as_bool) == Some(true) {
+            version.push_str(" (degraded)");
+        }
+        (address(endpoint), text_of(endpoint, "/zone"), version, text_of(endpoint, "/id"))
+    };
+    let endpoints = items_of(answer, "/endpoints");
+    if n == Count::All {
+        let mut table = Table::new(["ADDRESS", "ZONE", "VERSION", "INSTANCE", "TIER", "SHARE"]);
+        for endpoint in endpoints {
+            let (address, zone, version, id) = of(endpoint);
+            let share = endpoint.get("share").and_then(Value::as_f64).unwrap_or(0.0);
+            table.row([address, zone, version, id, text_of(endpoint, "/tier"), percent(share)]);
+        }
+        return table.render();
+    }
+    let mut table = Table::new(["ADDRESS", "ZONE", "VERSION", "INSTANCE"]);
+    for endpoint in endpoints {
+        let (address, zone, version, id) = of(endpoint);
+        table.row([address, zone, version, id]);
+    }
+    table.render()
+}
+
+/// Who answered, from what, and how current it is.
+fn provenance(answer: &Value) -> String {
+    let age = answer.get("ageMs").and_then(Value::as_u64).unwrap_or(0);
+    format!(
+        "policy {} · tier {} · region {} · index {} · age {}",
+        policy(answer),
+        text_of(answer, "/tier"),
+        text_of(answer, "/region"),
+        text_of(answer, "/index"),
+        span(age)
+    )
+}
+
+/// The policy and how it answered.
+pub(crate) fn policy(answer: &Value) -> String {
+    let mut text = format!(
+        "{} {} {}",
+        text_of(answer, "/policy/name"),
+        short_version(&text_of(answer, "/policy/version")),
+        text_of(answer, "/policy/outcome"),
+    );
+    let reason = text_of(answer, "/policy/reason");
+    if !reason.is_empty() {
+        let _ = write!(text, " ({})", output::printable(&reason));
+    }
+    text
+}
+
+fn explanation(explain: &Value) -> String {
+    let mut table = Table::new(["CANDIDATE", "ZONE", "STATUS", "WEIGHT", "TIER", "SHARE", "WHY"]);
+    for candidate in items_of(explain, "/candidates") {
+        let share = candidate.get("share").and_then(Value::as_f64).unwrap_or(0.0);
+        let kept = candidate.get("kept").and_then(Value::as_bool) == Some(true);
+        table.row([
+            text_of(candidate, "/id"),
+            text_of(candidate, "/zone"),
+            text_of(candidate, "/status"),
+            text_of(candidate, "/weight"),
+            text_of(candidate, "/tier"),
+            if kept { percent(share) } else { String::new() },
+            text_of(candidate, "/why"),
+        ]);
+    }
+    let mut text = table.render();
+    let plans = items_of(explain, "/plans");
+    for (number, plan) in plans.iter().enumerate() {
+        // Parts in 10,000.
+        let share = plan.get("share").and_then(Value::as_f64).unwrap_or(0.0) / 10_000.0;
+        let _ = write!(text, "\n\nplan {number}, {} of lookups without a key", percent(share));
+        if explain.get("plan").and_then(Value::as_u64) == u64::try_from(number).ok() && plans.len() > 1 {
+            text.push_str(", chosen for this key");
+        }
+        if plan.get("refused").is_some() {
+            text.push_str(": refuses");
+        }
+        if plan.get("nothingEligible").is_some() {
+            text.push_str(": names nobody who may receive traffic; the native zone fallback answers");
+        }
+        for tier in items_of(plan, "/tiers") {
+            let reason = output::printable(&text_of(tier, "/reason"));
+            let _ = write!(
+                text,
+                "\n  tier {}: {} endpoints, {reason}",
+                text_of(tier, "/tier"),
+                text_of(tier, "/endpoints")
+            );
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer() -> Value {
+        json!({ "service": "orders-api", "namespace": "default", "region": "ap-south-1", "index": 31, "incarnation": "1-a",
+            "ageMs": 40, "policy": { "name": "zone-fallback", "version": "sha256:0123456789abcdef", "outcome": "ok" }, "tier": 0,
+            "endpoints": [
+                { "id": "a-1", "host": "10.0.0.1", "port": 80, "zone": "ap-south-1a", "version": "1.0", "tier": 0, "share": 1.0 },
+                { "id": "b-1", "host": "::1", "port": 81, "zone": "ap-south-1b", "version": "", "tier": 1, "share": 0.0,
+                  "degraded": true } ] })
+    }
+
+    #[test]
+    fn an_answer_is_a_table_and_where_it_comes_from() {
+        let text = render("default/orders-api", Count::All, &answer());
+        let lines: Vec<&str> = text.lines().collect();
+        let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(cells(lines[3]), ["10.0.0.1:80", "ap-south-1a", "1.0", "a-1", "0", "100.0", "%"]);
+        assert_eq!(cells(lines[4]), ["[::1]:81", "ap-south-1b", "(degraded)", "b-1", "1", "0", "%"]);
+        assert_eq!(
+            lines[6],
+            "policy zone-fallback sha256:0123456789ab ok · tier 0 · region ap-south-1 · index 31 · age 40 ms"
+        );
+    }
+
+    #[test]
+    fn an_outcome_other_than_ok_says_why() {
+        let mut answer = answer();
+        answer["policy"]["outcome"] = json!("fallback");
+        answer["policy"]["reason"] = json!("trap: out of fuel");
+        assert!(provenance(&answer).contains("fallback (trap: out of fuel)"));
+    }
+
+    #[test]
+    fn an_explanation_accounts_for_every_candidate() {
+        let explain = json!({ "plan": null,
+            "plans": [{ "share": 10000, "tiers": [{ "tier": 0, "reason": "own zone", "endpoints": 1 }] }],
+            "candidates": [
+                { "id": "a-1", "zone": "z", "status": "healthy", "weight": 100, "kept": true, "tier": 0, "share": 1.0, "why": "in the plan" },
+                { "id": "a-2", "zone": "z", "status": "draining", "weight": 100, "kept": false, "tier": null, "share": 0.0, "why": "dropped" }] });
+        let text = explanation(&explain);
+        assert!(
+            text.contains("plan 0, 100.0 % of lookups without a key\n  tier 0: 1 endpoints, own zone"),
+            "{text}"
+        );
+        assert!(
+            text.lines().nth(2).is_some_and(|line| line.starts_with("a-2") && line.ends_with("dropped")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn labels_and_keys_reach_the_query() {
+        let question = Question {
+            service: "s".parse().unwrap(),
+            namespace: Namespace::default(),
+            zone: None,
+            key: Some("a b".into()),
+            labels: vec![("x".into(), "1".into())],
+        };
+        let query = question.query();
+        assert!(
+            query.contains(&("key".into(), "a b".into())) && query.contains(&("label.x".into(), "1".into()))
+        );
+    }
+}

@@ -1,0 +1,385 @@
+//! A gateway put together: what is opened in which order, every long-lived task, and how it all ends.
+
+use crate::beats::{self, BeatStats};
+use crate::clock;
+use crate::config::{Config, ConfigError, EtcdSection, Mistake, RegistryConfig};
+use crate::directory::Directory;
+use crate::disk::Disk;
+use crate::disk::saver::{Pace, SaveStats, Saver};
+use crate::figures;
+use crate::guardian::{self, GuardianStats, HistoryEntry, Office};
+use crate::health::{Checker, Guard};
+use crate::history::{Actor, Entry, value_of};
+use crate::http::Envelope;
+use crate::http::server::{ListenError, Server};
+use crate::keeper::{Feeds, Keeper, KeeperStats};
+use crate::loader::{Loader, LoaderStats};
+use crate::lookup::watch::WatchStats;
+use crate::metrics::{HttpMetrics, Metrics};
+use crate::region::{Parts, Region};
+use meridian_model::catalog::Catalog;
+use meridian_model::guardian::Settings;
+use meridian_model::names::GatewayId;
+use meridian_model::time::UnixMillis;
+use meridian_policies::{Host, HostConfig, HostError, STANDARD};
+use meridian_registry::embedded::EmbeddedRegistry;
+use meridian_registry::etcd::{EtcdConfig, EtcdRegistry, EtcdTls, Stats as EtcdStats};
+use meridian_registry::record::{self, Member};
+use meridian_registry::{Known, Registry, RegistryError};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A member that did not renew for this long is gone, and others take over what it guarded.
+const MEMBER_TTL: Duration = Duration::from_secs(4);
+/// How often key files are looked at.
+const REFRESH_KEYS_EVERY: Duration = Duration::from_secs(2);
+/// How often history that is too old is removed.
+const PRUNE_HISTORY_EVERY: Duration = Duration::from_secs(600);
+/// Time for connections and tasks to end at a graceful stop.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Events, commands and inputs that may wait for their task.
+const QUEUE: usize = 1_024;
+/// Heartbeats that may wait for their batch: several seconds of 10,000 a second.
+const BEATS_QUEUE: usize = 65_536;
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error("data_dir {path}: {source}")]
+    Disk {
+        /// Where.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data directory belongs to another region.
+    #[error(transparent)]
+    OtherRegion(#[from] crate::disk::Refused),
+    /// The registry, for a reason that waiting will not change.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The policy host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Starts gateways.
+pub struct Gateway;
+
+/// A gateway that serves.
+pub struct Running {
+    server: Server,
+    region: Arc<Region>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// Tasks that would otherwise go on as long as somebody could still send to them.
+    ends: [AbortHandle; 2],
+}
+
+impl Running {
+    /// Where the HTTP API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// This gateway's name in its region.
+    #[must_use]
+    pub fn id(&self) -> &GatewayId {
+        &self.region.me
+    }
+
+    /// Waits until a complete snapshot is served.
+    pub async fn ready(&self) {
+        let mut ready = self.region.directory.currency.subscribe_ready();
+        // The sender lives in the region.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Stops accepting, lets requests end, saves, and ends all tasks; at most 10 s.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let ended = async {
+            tokio::join!(self.server.drained(), self.tasks.wait());
+        };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!("some connections or tasks did not end in time and are cut off");
+        }
+        self.ends.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Gateway {
+    /// Opens everything and returns once the listener is bound; [`Running::ready`] tells when there is something to serve.
+    ///
+    /// # Errors
+    /// What makes starting pointless. A registry that does not answer is no reason.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        // Two crates bring a TLS provider each; without a choice the first handshake panics.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let verifier = config.identity.check(&config.base).map_err(|errors| ConfigError {
+            source_name: "identity".into(),
+            mistakes: errors.into_iter().map(|e| Mistake { place: e.place, detail: e.detail }).collect(),
+        })?;
+        let verifier = Arc::new(verifier);
+        let disk_error = |source| StartError::Disk { path: config.data_dir.display().to_string(), source };
+        let disk = Arc::new(Disk::open(&config.data_dir, config.region.clone()).map_err(disk_error)?);
+        let me = match &config.gateway_id {
+            Some(id) => id.clone(),
+            None => disk.gateway_id().map_err(disk_error)?,
+        };
+        let loaded = disk.load()?;
+        let (registry, etcd_stats) = open_registry(&config, loaded.known).await?;
+
+        let workers = config
+            .http
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
+        let host =
+            Host::start(HostConfig { router_cache_bytes: config.lookups.router_cache_mib * 1024 * 1024 })?;
+        // Compiled beside the reading of the disk, so that the first lookup already runs it.
+        let compiler = Arc::clone(&host);
+        let [built_in, ..] = &STANDARD;
+        let built_in = tokio::task::spawn_blocking(move || compiler.load_standard(built_in));
+        let directory = Arc::new(Directory::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+        let (guardian_inputs, guardian_queue) = mpsc::channel(QUEUE);
+        let (manifests, wanted) = mpsc::unbounded_channel();
+        let (commands, command_queue) = mpsc::channel(QUEUE);
+        let (beats, beats_queue) = mpsc::channel(BEATS_QUEUE);
+
+        let keeper_stats = Arc::new(KeeperStats::default());
+        let catalog = Catalog::new(config.region.clone(), Host::built_in());
+        let feeds = Feeds { guardian: guardian_inputs.clone(), manifests };
+        let mut keeper = Keeper::new(
+            catalog,
+            Arc::clone(&directory),
+            Arc::clone(&host),
+            feeds,
+            Arc::clone(&keeper_stats),
+            config.lookups.known_for,
+        );
+        if let Some(image) = loaded.image {
+            tracing::info!(
+                records = image.records.len(),
+                "serving the state from disk until the registry answers"
+            );
+            keeper.start_from(image);
+        }
+
+        let loader_stats = Arc::new(LoaderStats::default());
+        let loader = loader(&registry, &disk, &commands, &host, &loader_stats);
+        let save_stats = Arc::new(SaveStats::default());
+        let saver = saver(&disk, &commands, &directory, &keeper_stats, &save_stats);
+        let watch_stats = Arc::new(WatchStats::default());
+        let region = Region::new(
+            &config,
+            Parts {
+                me: me.clone(),
+                directory: Arc::clone(&directory),
+                host: Arc::clone(&host),
+                registry: Arc::clone(&registry),
+                verifier: Arc::clone(&verifier),
+                beats,
+                keeper: commands,
+                runtime: tokio::runtime::Handle::current(),
+                watch_stats: Arc::clone(&watch_stats),
+                stop: stop.clone(),
+            },
+        );
+        let http = Arc::new(HttpMetrics::default());
+        let envelope = Arc::new(Envelope::new(Arc::clone(&region), Arc::clone(&http)));
+        match built_in.await {
+            Ok(loaded) => drop(loaded?),
+            Err(failed) => {
+                tracing::error!(%failed, "the built-in policy did not compile; the native fallback answers")
+            }
+        }
+        let server = Server::start(&config.http, envelope, &host, workers, stop.clone()).await?;
+
+        let member = Member { http: server.address.to_string(), version: env!("CARGO_PKG_VERSION").into() };
+        let membership = registry.join(me.clone(), record::encode(&member)?, MEMBER_TTL);
+        let guardian_stats = Arc::new(GuardianStats::default());
+        let beat_stats = Arc::new(BeatStats::default());
+
+        // Every long-lived task of the control runtime.
+        let events = registry.watch(loaded.known);
+        let until = |task| {
+            let stop = stop.clone();
+            async move { stop.run_until_cancelled_owned(task).await }
+        };
+        tasks.spawn(until(boxed(keeper.run(events, command_queue))));
+        tasks.spawn(until(boxed(loader.run(wanted))));
+        tasks.spawn(saver.run(stop.clone()));
+        tasks.spawn(until(boxed(refresh_keys(verifier))));
+        tasks.spawn(until(boxed(prune_history(Arc::clone(&registry), config.history.keep))));
+        let office = Office {
+            registry: Arc::clone(&registry),
+            me: me.clone(),
+            membership,
+            checker: Arc::new(Checker::new(Guard { allow_loopback: config.checks_loopback() })),
+            max_checks: config.health.max_concurrent,
+            settings: Settings { expired_kept: config.lookups.expired_kept, ..Settings::default() },
+            history: guardian_history(me.clone()),
+            stats: Arc::clone(&guardian_stats),
+        };
+        let ends = [
+            guardian::spawn(office, guardian_queue).abort_handle(),
+            beats::spawn(registry, me, beats_queue, guardian_inputs, Arc::clone(&beat_stats)).abort_handle(),
+        ];
+
+        let mut sources = vec![
+            figures::directory(directory),
+            figures::keeper(keeper_stats),
+            figures::host(host),
+            figures::watches(watch_stats),
+            figures::disk(save_stats, loader_stats),
+            figures::guardian(guardian_stats),
+            figures::beats(beat_stats),
+        ];
+        sources.extend(etcd_stats.map(figures::etcd));
+        region.set_metrics(Metrics { http, sources });
+        Ok(Running { server, region, stop, tasks, ends })
+    }
+}
+
+fn boxed<T>(task: impl Future<Output = T> + Send + 'static) -> futures::future::BoxFuture<'static, T> {
+    Box::pin(task)
+}
+
+type Opened = (Arc<dyn Registry>, Option<Arc<EtcdStats>>);
+
+async fn open_registry(config: &Config, known: Option<Known>) -> Result<Opened, StartError> {
+    match &config.registry {
+        RegistryConfig::Embedded { file } => {
+            let file = file.clone().unwrap_or_else(|| config.data_dir.join("registry.redb"));
+            Ok((Arc::new(EmbeddedRegistry::open(Some(&file), &config.region)?), None))
+        }
+        RegistryConfig::Etcd(section) => {
+            let registry = EtcdRegistry::connect(&etcd(section, config))?;
+            match registry.claim(known).await {
+                Ok(_) => {}
+                Err(RegistryError::Unavailable(reason)) => {
+                    tracing::warn!(reason, "etcd does not answer; starting without it");
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let stats = registry.stats();
+            Ok((Arc::new(registry), Some(stats)))
+        }
+    }
+}
+
+fn guardian_history(me: GatewayId) -> HistoryEntry {
+    Arc::new(move |key, before, after, action, reason| {
+        let entry = Entry {
+            at: clock::unix_now(),
+            actor: Actor::guardian(&me),
+            action: action.to_owned(),
+            target: key.to_string(),
+            reason: reason.to_owned(),
+            gateway: me.to_string(),
+            before: value_of(before),
+            after: value_of(after),
+        };
+        entry.change()
+    })
+}
+
+fn etcd(section: &EtcdSection, config: &Config) -> EtcdConfig {
+    let tls = section.tls.as_ref().and_then(|tls| {
+        let identity = tls.certificate.clone().zip(tls.key.clone());
+        tls.ca.clone().map(|ca| EtcdTls { ca, identity })
+    });
+    EtcdConfig {
+        endpoints: section.endpoints.clone(),
+        prefix: section.prefix.clone(),
+        region: config.region.clone(),
+        tls,
+        user: section.username.clone().zip(section.password.clone()),
+        compare_interval: section.compare_every,
+    }
+}
+
+fn loader(
+    registry: &Arc<dyn Registry>,
+    disk: &Arc<Disk>,
+    commands: &mpsc::Sender<crate::keeper::Command>,
+    host: &Arc<Host>,
+    stats: &Arc<LoaderStats>,
+) -> Loader {
+    let (compiler, library) = (Arc::clone(host), Arc::clone(host));
+    Loader {
+        registry: Arc::clone(registry),
+        disk: Arc::clone(disk),
+        commands: commands.clone(),
+        compile: Arc::new(move |_, module| {
+            let (compiled, _) = compiler.check(&module).map_err(|r| format!("{}: {}", r.code, r.detail))?;
+            compiler.insert(compiled).map_err(|full| full.to_string())
+        }),
+        is_runnable: Arc::new(move |version| library.library().contains(&version)),
+        stats: Arc::clone(stats),
+    }
+}
+
+fn saver(
+    disk: &Arc<Disk>,
+    commands: &mpsc::Sender<crate::keeper::Command>,
+    directory: &Arc<Directory>,
+    keeper: &Arc<KeeperStats>,
+    stats: &Arc<SaveStats>,
+) -> Saver {
+    let keeper = Arc::clone(keeper);
+    Saver {
+        disk: Arc::clone(disk),
+        commands: commands.clone(),
+        directory: Arc::clone(directory),
+        generation: Arc::new(move || keeper.content.load(Ordering::Acquire)),
+        pace: Pace::default(),
+        stats: Arc::clone(stats),
+    }
+}
+
+/// Keeps the history within its bound. Every gateway does; the second finds nothing left to remove.
+async fn prune_history(registry: Arc<dyn Registry>, keep: Duration) {
+    let mut tick = tokio::time::interval(PRUNE_HISTORY_EVERY);
+    loop {
+        tick.tick().await;
+        let now = clock::unix_now();
+        let before = UnixMillis(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)));
+        if let Err(error) = registry.prune_history(before).await {
+            tracing::debug!(%error, "old history stays for now");
+        }
+    }
+}
+
+async fn refresh_keys(verifier: Arc<crate::identity::Verifier>) {
+    let mut tick = tokio::time::interval(REFRESH_KEYS_EVERY);
+    loop {
+        tick.tick().await;
+        let verifier = Arc::clone(&verifier);
+        let refresh = move || {
+            for (issuer, news) in verifier.refresh(clock::unix_now()) {
+                tracing::info!(issuer, ?news, "the issuer's keys");
+            }
+        };
+        // A panic in there is reported by the runtime; the keys that are known stay.
+        let _ = tokio::task::spawn_blocking(refresh).await;
+    }
+}

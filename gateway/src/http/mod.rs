@@ -1,0 +1,16 @@
+//! The HTTP edge: one acceptor, a thread with its own runtime and policy instances per worker, and the envelope around
+//! every request (request id, metrics, problems).
+
+pub mod bindings;
+mod envelope;
+pub mod instances;
+mod openapi;
+pub mod policies;
+pub mod request;
+pub mod resolve;
+pub mod server;
+pub mod services;
+pub mod system;
+
+pub use envelope::Envelope;
+pub use openapi::{document, router};

@@ -1,0 +1,320 @@
+//! The routes of policies: upload, list, fetch, delete.
+
+use super::instances::rfc3339;
+use super::request;
+use crate::clock;
+use crate::history::value_of;
+use crate::loader::store_module;
+use crate::problem::Problem;
+use crate::region::{Deed, Region};
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use meridian_model::binding::{Bound, Manifest};
+use meridian_model::names::{PolicyName, PolicyVersion};
+use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD};
+use meridian_registry::{Change, Condition, Key, record};
+use serde_json::{Value, json};
+use smol_str::SmolStr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn refused(rejected: Rejected) -> Problem {
+    let status = match rejected.code {
+        "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Problem::new(status, rejected.code, rejected.detail)
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/wasm");
+    match media.split(';').next().map(str::trim) {
+        Some("application/wasm" | "application/octet-stream") => Ok(()),
+        _ => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "send the module as Content-Type: application/wasm",
+        )),
+    }
+}
+
+/// Upload a version of a policy.
+///
+/// It is checked before it is stored: size, form, world, compilation, and a trial call.
+#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 201, description = "{name, version, sizeBytes, report}"), (status = 200, description = "the same bytes were there"),
+              (status = 413, body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
+pub async fn upload(
+    State(region): State<Arc<Region>>,
+    Path(policy): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    identity.may_operate_region()?;
+    let policy: PolicyName = request::name(&policy)?;
+    check_media_type(&headers)?;
+    let module = request::body(body, MAX_MODULE_BYTES).await?;
+    let version = PolicyVersion::of(&module);
+    let size = module.len();
+    let key = Key::Policy(policy.clone(), version);
+    let answer = |status: StatusCode, report: Value, index: u64, applied: bool| {
+        let value = json!({
+            "name": policy, "version": version, "sizeBytes": size, "report": report, "index": index, "applied": applied,
+        });
+        (status, axum::Json(value)).into_response()
+    };
+    if region.directory.rules().policies.contains_key(&(policy.clone(), version)) {
+        let index = region.directory.currency.index();
+        return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
+    }
+    let host = Arc::clone(&region.host);
+    let bytes = module.clone();
+    let checked = tokio::task::spawn_blocking(move || host.check(&bytes)).await.map_err(|_| {
+        Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "does-not-compile",
+            "the compiler failed on this module",
+        )
+    })?;
+    let (compiled, report) = checked.map_err(refused)?;
+    let chunks = store_module(&*region.registry, version, module).await?;
+    let manifest = Manifest {
+        name: policy.clone(),
+        version,
+        size_bytes: size as u64,
+        chunks,
+        uploaded_at: clock::unix_now(),
+        uploaded_by: SmolStr::new(format!("{} {}", identity.issuer(), identity.subject())),
+        unknown: serde_json::Map::new(),
+    };
+    // Runnable here before anyone can bind it.
+    if region.host.insert(compiled).is_err() {
+        let detail = "this gateway holds as many versions as it can; delete some that are not bound";
+        return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too-many-versions", detail));
+    }
+    let deed = Deed {
+        action: "upload",
+        target: policy.to_string(),
+        reason: "",
+        before: Value::Null,
+        after: value_of(Some(&manifest)),
+    };
+    let put = Change::Put(key.clone(), record::encode(&manifest)?);
+    let report = serde_json::to_value(&report).unwrap_or_default();
+    match region.write(&identity, Condition::Absent(key), put, deed).await? {
+        Ok(revision) => {
+            let applied = region.applied(revision).await;
+            Ok(answer(StatusCode::CREATED, report, revision.0, applied))
+        }
+        // Somebody uploaded the same bytes at the same time.
+        Err(_) => Ok(answer(StatusCode::OK, report, region.directory.currency.index(), true)),
+    }
+}
+
+fn render(manifest: &Manifest) -> Value {
+    json!({
+        "version": manifest.version, "sizeBytes": manifest.size_bytes, "uploadedAt": rfc3339(manifest.uploaded_at),
+        "uploadedBy": manifest.uploaded_by, "standard": false,
+    })
+}
+
+/// All versions of every policy, newest first, the standard ones at the end of theirs.
+fn versions(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
+    let rules = region.directory.rules();
+    let mut manifests: Vec<&Arc<Manifest>> = rules.policies.values().map(|(m, _)| m).collect();
+    manifests.sort_by_key(|m| std::cmp::Reverse(m.uploaded_at));
+    let mut all: BTreeMap<PolicyName, Vec<Value>> = BTreeMap::new();
+    for manifest in manifests {
+        all.entry(manifest.name.clone()).or_default().push(render(manifest));
+    }
+    for standard in &STANDARD {
+        let Ok(name) = standard.name.parse::<PolicyName>() else { continue };
+        all.entry(name).or_default().push(json!({
+            "version": PolicyVersion::of(standard.module), "sizeBytes": standard.module.len(), "standard": true,
+            "description": standard.description,
+        }));
+    }
+    all
+}
+
+/// The bindings that name a version, as `ns/service`.
+fn bound_to(
+    region: &Region,
+    policy: &PolicyName,
+    version: PolicyVersion,
+    also_last_good: bool,
+) -> Vec<String> {
+    let names = |bound: &Bound| bound.policy == *policy && bound.version == version;
+    let rules = region.directory.rules();
+    let bound = rules.bindings.iter().filter(|(_, (binding, _))| {
+        names(&binding.active) || (also_last_good && binding.last_good.iter().any(names))
+    });
+    let default = meridian_model::binding::NAMESPACE_DEFAULT;
+    bound.map(|((ns, s), _)| format!("{ns}/{}", s.as_ref().map_or(default, |s| s.as_str()))).collect()
+}
+
+/// All policies.
+#[utoipa::path(get, path = "/v1/policies", tag = "operators",
+    params(("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
+    responses((status = 200, description = "{items: [{name, versions}], index, next}")))]
+pub async fn list(
+    State(region): State<Arc<Region>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    request::bearer(&region, &headers)?;
+    request::await_index(&region, query.as_deref()).await?;
+    let page = request::page(query.as_deref())?;
+    let (items, next) = request::cut(versions(&region).into_iter(), &page, |(name, _)| name.to_string());
+    let items: Vec<Value> =
+        items.into_iter().map(|(name, versions)| json!({ "name": name, "versions": versions })).collect();
+    let index = region.directory.currency.index();
+    Ok(axum::Json(json!({ "items": items, "index": index, "next": next })).into_response())
+}
+
+/// One policy with its versions.
+#[utoipa::path(get, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
+    responses((status = 200, description = "{name, versions}"), (status = 404, body = Problem)))]
+pub async fn get(
+    State(region): State<Arc<Region>>,
+    Path(policy): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    request::bearer(&region, &headers)?;
+    let policy: PolicyName = request::name(&policy)?;
+    match versions(&region).remove(&policy) {
+        Some(versions) => Ok(axum::Json(json!({ "name": policy, "versions": versions })).into_response()),
+        None => Err(no_such_policy(&policy)),
+    }
+}
+
+fn no_such_policy(policy: &PolicyName) -> Problem {
+    let detail = format!("no policy is called {policy}: GET /v1/policies lists them");
+    Problem::new(StatusCode::NOT_FOUND, "no-such-policy", detail)
+}
+
+fn no_such_version(policy: &PolicyName, version: PolicyVersion) -> Problem {
+    let detail = format!("{policy} has no version {version}: GET /v1/policies/{policy} lists what it has");
+    Problem::new(StatusCode::NOT_FOUND, "no-such-version", detail)
+}
+
+fn path_of((policy, version): &(String, String)) -> Result<(PolicyName, PolicyVersion), Problem> {
+    Ok((request::name(policy)?, request::name(version)?))
+}
+
+fn standard_module(policy: &PolicyName, version: PolicyVersion) -> Option<&'static [u8]> {
+    let named = STANDARD.iter().find(|s| s.name == policy.as_str())?;
+    (PolicyVersion::of(named.module) == version).then_some(named.module)
+}
+
+/// One version, with who is bound to it.
+#[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
+    params(("name" = String, Path), ("version" = String, Path)),
+    responses((status = 200, description = "{name, version, sizeBytes, boundBy}"), (status = 404, body = Problem)))]
+pub async fn version(
+    State(region): State<Arc<Region>>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    request::bearer(&region, &headers)?;
+    let (policy, version) = path_of(&path)?;
+    let known = versions(&region).remove(&policy).unwrap_or_default();
+    let wanted = json!(version);
+    let Some(mut value) = known.into_iter().find(|v| v["version"] == wanted) else {
+        return Err(no_such_version(&policy, version));
+    };
+    value["name"] = json!(policy);
+    value["boundBy"] = json!(bound_to(&region, &policy, version, false));
+    value["runnable"] = json!(region.host.library().contains(&version));
+    Ok(axum::Json(value).into_response())
+}
+
+/// The module of a version.
+#[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}/module", tag = "operators",
+    params(("name" = String, Path), ("version" = String, Path)),
+    responses((status = 200, description = "application/wasm"), (status = 404, body = Problem)))]
+pub async fn module(
+    State(region): State<Arc<Region>>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    request::bearer(&region, &headers)?;
+    let (policy, version) = path_of(&path)?;
+    let bytes = match standard_module(&policy, version) {
+        Some(module) => Bytes::from_static(module),
+        None => {
+            let rules = region.directory.rules();
+            let Some((manifest, _)) = rules.policies.get(&(policy.clone(), version)) else {
+                return Err(no_such_version(&policy, version));
+            };
+            let mut module = BytesMut::new();
+            for number in 0..manifest.chunks {
+                let chunk = region.registry.get_chunk(version, number).await?;
+                module.extend_from_slice(&chunk.ok_or_else(|| no_such_version(&policy, version))?);
+            }
+            module.freeze()
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes).into_response())
+}
+
+/// Delete a version that nothing is bound to.
+#[utoipa::path(delete, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
+    params(("name" = String, Path), ("version" = String, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
+pub async fn delete(
+    State(region): State<Arc<Region>>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    identity.may_operate_region()?;
+    let (policy, version) = path_of(&path)?;
+    if standard_module(&policy, version).is_some() {
+        let detail = "a standard policy is part of the gateway and cannot be deleted";
+        return Err(Problem::new(StatusCode::CONFLICT, "standard-policy", detail));
+    }
+    let bound = bound_to(&region, &policy, version, true);
+    if !bound.is_empty() {
+        let detail = format!(
+            "{policy} {version} is active or last good in {}: bind another version there first",
+            bound.join(", ")
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "still-bound", detail));
+    }
+    let key = Key::Policy(policy.clone(), version);
+    let (stored, _) = region.registry.read(&key).await?;
+    let Some(stored) = stored else { return Err(no_such_version(&policy, version)) };
+    let manifest =
+        region.directory.rules().policies.get(&(policy.clone(), version)).map(|(m, _)| Arc::clone(m));
+    let deed = Deed {
+        action: "delete",
+        target: policy.to_string(),
+        reason: "",
+        before: value_of(manifest.as_deref()),
+        after: Value::Null,
+    };
+    let condition = Condition::Unchanged(key.clone(), stored.modified);
+    match region.write(&identity, condition, Change::Delete(key), deed).await? {
+        Ok(revision) => {
+            region.applied(revision).await;
+            // The same bytes may stand under another name.
+            let shared = region.directory.rules().policies.keys().any(|(_, other)| *other == version);
+            if !shared {
+                region.registry.delete_chunks(version).await?;
+                region.host.library().remove(&version);
+            }
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Err(_) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "conflict",
+            "the version was changed at the same time; try again",
+        )),
+    }
+}

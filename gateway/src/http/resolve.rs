@@ -1,0 +1,528 @@
+//! The routes of lookups.
+//!
+//! A plain single lookup is answered before any routing, by the policy instances of the thread that has the connection:
+//! `fast`. Everything else goes through the ordinary handlers and gives the same answers.
+
+use super::request::{self, BATCH_BODY};
+use super::services::instances_of;
+use super::system::require_ready;
+use crate::clock;
+use crate::config::Reads;
+use crate::directory::ServiceRef;
+use crate::lookup::answer::{problem_tag, single, tag};
+use crate::lookup::question::{BatchQuestion, Count, MAX_LOOKUP_KEY_BYTES, Question};
+use crate::lookup::watch::Final;
+use crate::lookup::{Evaluated, evaluate, require_fresh_enough};
+use crate::problem::Problem;
+use crate::region::Region;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use meridian_model::names::ZoneName;
+use meridian_model::registration::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use meridian_model::selection::key_hash;
+use meridian_policies::{Lookup, Pending, Worker};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `wait=` where none is given, and at most.
+const DEFAULT_WAIT: Duration = Duration::from_secs(300);
+const MAX_WAIT: Duration = Duration::from_secs(600);
+/// Lookups in one batch.
+const MAX_BATCH: usize = 1_000;
+/// Labels that the fast path takes; more go the ordinary way.
+const FAST_LABELS: usize = 8;
+
+thread_local! {
+    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+}
+
+/// Gives this thread its own policy instances.
+pub(super) fn equip(worker: Worker) {
+    WORKER.with(|slot| *slot.borrow_mut() = Some(worker));
+}
+
+/// Lets this thread's instances take what was prepared while no lookup came.
+pub(super) fn tend() {
+    WORKER.with(|slot| slot.borrow_mut().as_mut().map(Worker::tend));
+}
+
+/// A single lookup in borrowed parts.
+struct Plain<'a> {
+    service: ServiceRef<'a>,
+    zone: Option<&'a str>,
+    key: Option<u64>,
+    labels: [(&'a str, &'a str); FAST_LABELS],
+    label_count: usize,
+}
+
+impl<'a> Plain<'a> {
+    /// From a path and a query without any escapes; `None` sends the request the ordinary way, which refuses what is
+    /// outside the limits.
+    fn parse(path: &'a str, query: Option<&'a str>) -> Option<Self> {
+        let service = path.strip_prefix("/v1/resolve/")?;
+        let mut plain = Plain {
+            service: ServiceRef { namespace: "default", service },
+            zone: None,
+            key: None,
+            labels: [("", ""); FAST_LABELS],
+            label_count: 0,
+        };
+        let query = query.unwrap_or_default();
+        if query.bytes().any(|b| b == b'%' || b == b'+') {
+            return None;
+        }
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=')?;
+            match name {
+                _ if value.is_empty() => return None,
+                "ns" => plain.service.namespace = value,
+                "zone" => plain.zone = Some(value),
+                "key" if value.len() <= MAX_LOOKUP_KEY_BYTES => plain.key = Some(key_hash(value)),
+                _ => {
+                    let label = name.strip_prefix("label.")?;
+                    if !(1..=MAX_KEY_BYTES).contains(&label.len()) || value.len() > MAX_VALUE_BYTES {
+                        return None;
+                    }
+                    *plain.labels.get_mut(plain.label_count)? = (label, value);
+                    plain.label_count += 1;
+                }
+            }
+        }
+        Some(plain)
+    }
+}
+
+/// What the fast path made of a request.
+pub(super) enum Fast {
+    /// Answered.
+    Answer(Response),
+    /// Its policy is being prepared: wait, then take the ordinary way.
+    Cold(Pending),
+    /// Not a plain single lookup, or nothing to give: the ordinary way.
+    No,
+}
+
+/// Answers a plain single lookup without waiting, allocating nothing but the answer.
+pub(super) fn fast<B>(region: &Region, request: &http::Request<B>) -> Fast {
+    if request.method() != Method::GET || !region.directory.currency.is_ready() {
+        return Fast::No;
+    }
+    let Some(plain) = Plain::parse(request.uri().path(), request.uri().query()) else { return Fast::No };
+    let headers = request.headers();
+    if headers.contains_key(header::IF_NONE_MATCH)
+        || headers
+            .get(header::ACCEPT)
+            .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+    {
+        return Fast::No;
+    }
+    if region.reads == Reads::Token {
+        let Ok(namespace) = plain.service.namespace.parse() else { return Fast::No };
+        if region.may_read(request::authorization(headers), &namespace).is_err() {
+            return Fast::No;
+        }
+    }
+    if region.directory.currency.is_from_disk() && require_fresh_enough(region).is_err() {
+        return Fast::No;
+    }
+    answer(region, &plain)
+}
+
+fn answer(region: &Region, plain: &Plain<'_>) -> Fast {
+    let mut out = Vec::with_capacity(640);
+    let mut etag = None;
+    let found = with_worker(region, plain, |worker, snapshot, caller, seed| {
+        match worker.lookup(snapshot, caller, plain.key, seed) {
+            Lookup::Cold(pending) => Some(Err(pending)),
+            Lookup::Routed(routed) => {
+                single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
+                etag = Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))));
+                Some(Ok(()))
+            }
+        }
+    });
+    match found.flatten() {
+        Some(Ok(())) => Fast::Answer(json_response(out, etag.as_deref())),
+        Some(Err(pending)) => Fast::Cold(pending),
+        None => Fast::No,
+    }
+}
+
+/// Runs `ask` with this thread's worker on the service's newest snapshot; `None` where the service or the zone is not
+/// known, or this thread has no worker.
+fn with_worker<R>(
+    region: &Region,
+    plain: &Plain<'_>,
+    ask: impl FnOnce(&mut Worker, &Arc<meridian_model::snapshot::Snapshot>, meridian_policies::CallerId, u64) -> R,
+) -> Option<R> {
+    // A zone of another region is rare enough for the ordinary way.
+    let zone: Option<&ZoneName> = match plain.zone {
+        None => None,
+        Some(text) => Some(region.zones.iter().find(|zone| zone.as_str() == text)?),
+    };
+    let labels = plain.labels.get(..plain.label_count).unwrap_or_default();
+    WORKER.with(|slot| {
+        let mut slot = slot.try_borrow_mut().ok()?;
+        let worker = slot.as_mut()?;
+        region.directory.with(plain.service, |snapshot| {
+            let caller = worker.caller(&region.name, &snapshot.binding, zone, labels);
+            ask(worker, snapshot, caller, clock::entropy())
+        })
+    })
+}
+
+fn json_response(body: Vec<u8>, etag: Option<&str>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(tag) = etag.and_then(|tag| HeaderValue::from_str(tag).ok()) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}
+
+fn tagged(problem: Problem) -> Response {
+    let tag = problem_tag(&problem);
+    let mut response = problem.into_response();
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// What a request that watches has seen, and how long it waits.
+struct Patience {
+    seen: Option<String>,
+    wait: Option<Duration>,
+}
+
+impl Patience {
+    fn of(headers: &HeaderMap, query: Option<&str>) -> Result<Self, Problem> {
+        let header = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let parameter = request::parameter(query, "etag").map(|tag| match tag.starts_with('"') {
+            true => tag,
+            false => format!("\"{tag}\""),
+        });
+        let seen = header.or(parameter).map(|tag| tag.trim_start_matches("W/").to_owned());
+        let wait = match request::parameter(query, "wait") {
+            None => None,
+            Some(text) if text.is_empty() => Some(DEFAULT_WAIT),
+            Some(text) => {
+                let wait =
+                    crate::duration::parse(&text).map_err(|e| Problem::bad_query(format!("wait {e}")))?;
+                Some(wait.min(MAX_WAIT))
+            }
+        };
+        Ok(Self { seen, wait })
+    }
+
+    /// The wait with up to a sixteenth more, so that watchers that came together do not return together.
+    fn deadline(wait: Duration) -> tokio::time::Instant {
+        let jitter = wait.mul_f64((clock::entropy() >> 11) as f64 / (1u64 << 53) as f64 / 16.0);
+        tokio::time::Instant::now() + wait + jitter
+    }
+}
+
+fn not_modified(tag: &str) -> Response {
+    let mut response = StatusCode::NOT_MODIFIED.into_response();
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.split(',').any(|media| media.trim().starts_with("text/event-stream")))
+}
+
+/// Where to send traffic for a service, right now.
+#[utoipa::path(get, path = "/v1/resolve/{service}", tag = "lookups",
+    params(("service" = String, Path), ("ns" = Option<String>, Query, description = "namespace; default: default"),
+        ("zone" = Option<String>, Query, description = "the caller's zone"),
+        ("key" = Option<String>, Query, description = "sticky: the same key gets the same endpoint while it may"),
+        ("n" = Option<String>, Query, description = "1 (default) to 1000 distinct endpoints, or all with tier and share"),
+        ("label.K" = Option<String>, Query, description = "the caller's label K, if the binding lets it through"),
+        ("explain" = Option<bool>, Query), ("index" = Option<u64>, Query, description = "at least this index; waits up to 1 s"),
+        ("etag" = Option<String>, Query), ("wait" = Option<String>, Query, description = "with etag or If-None-Match: until the answer differs, default 5m, at most 10m")),
+    responses((status = 200, description = "the answer, with an ETag over the whole plan"), (status = 304, description = "unchanged"),
+        (status = 404, description = "no-such-service", body = Problem),
+        (status = 503, description = "none-registered, none-healthy, refused-by-policy, too-stale, not-ready, index-behind", body = Problem)))]
+pub async fn resolve(
+    State(region): State<Arc<Region>>,
+    Path(service): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = query.as_deref();
+    let question = Question::from_query(&service, query)?;
+    region.may_read(request::authorization(&headers), &question.service.namespace)?;
+    request::await_index(&region, query).await?;
+    let patience = Patience::of(&headers, query)?;
+    if wants_stream(&headers) {
+        return Ok(stream(&region, question, &headers));
+    }
+    let answer = match (patience.wait, &patience.seen) {
+        (Some(wait), Some(seen)) => {
+            let mut watching = region.hub().watch(&question);
+            tokio::select! {
+                answer = watching.other_than(Some(seen)) => answer,
+                () = tokio::time::sleep_until(Patience::deadline(wait)) => return Ok(not_modified(seen)),
+                () = region.stop.cancelled() => return Ok(not_modified(seen)),
+            }
+        }
+        _ => match evaluate(&region, &question).await {
+            Ok(evaluated) => Final { tag: evaluated.tag(&question).into(), outcome: Ok(Arc::new(evaluated)) },
+            Err(problem) => Final { tag: problem_tag(&problem).into(), outcome: Err(problem) },
+        },
+    };
+    if patience.seen.as_deref() == Some(&*answer.tag) {
+        return Ok(not_modified(&answer.tag));
+    }
+    Ok(match render(&region, &question, &answer) {
+        Ok(body) => json_response(body, Some(&answer.tag)),
+        Err(problem) => tagged(problem),
+    })
+}
+
+fn render(region: &Region, question: &Question, answer: &Final) -> Result<Vec<u8>, Problem> {
+    let evaluated: &Arc<Evaluated> = answer.outcome.as_ref().map_err(Clone::clone)?;
+    evaluated.render(region, question)
+}
+
+/// `snapshot`, then `change`, each with the tag as its id. A slow reader skips to the newest.
+fn stream(region: &Arc<Region>, question: Question, headers: &HeaderMap) -> Response {
+    let seen =
+        headers.get("last-event-id").and_then(|v| v.to_str().ok()).map(|tag| match tag.starts_with('"') {
+            true => tag.to_owned(),
+            false => format!("\"{tag}\""),
+        });
+    let resumed = seen.is_some();
+    let watching = region.hub().watch(&question);
+    let state = (watching, seen, !resumed, Arc::clone(region), question);
+    let events = futures::stream::unfold(state, |(mut watching, seen, first, region, question)| async move {
+        let answer = tokio::select! {
+            answer = watching.other_than(seen.as_deref()) => answer,
+            () = region.stop.cancelled() => return None,
+        };
+        let data = match render(&region, &question, &answer) {
+            Ok(body) => String::from_utf8(body).unwrap_or_default(),
+            Err(problem) => String::from_utf8(problem.body()).unwrap_or_default(),
+        };
+        let name = if first { "snapshot" } else { "change" };
+        let event = Event::default().event(name).id(answer.tag.trim_matches('"')).data(data);
+        Some((Ok::<_, Infallible>(event), (watching, Some(answer.tag.to_string()), false, region, question)))
+    });
+    let alive = KeepAlive::new().interval(Duration::from_secs(15));
+    let mut response = Sse::new(events.boxed()).keep_alive(alive).into_response();
+    // Proxies that buffer would hold every change back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// The instances of a service themselves, without any policy.
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}", tag = "lookups",
+    params(("ns" = String, Path), ("service" = String, Path), ("health" = Option<String>, Query, description = "all (default) or passing"),
+        ("limit" = Option<u32>, Query), ("next" = Option<String>, Query), ("index" = Option<u64>, Query),
+        ("etag" = Option<String>, Query), ("wait" = Option<String>, Query)),
+    responses((status = 200, description = "{items, index, next}"), (status = 304), (status = 404, body = Problem)))]
+pub async fn instances(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = request::service_key(&namespace, &service)?;
+    region.may_read(request::authorization(&headers), &key.namespace)?;
+    require_ready(&region)?;
+    let query = query.as_deref();
+    request::await_index(&region, query).await?;
+    let passing = match request::parameter(query, "health").as_deref() {
+        None | Some("all") => false,
+        Some("passing") => true,
+        Some(_) => return Err(Problem::bad_query("health must be all or passing")),
+    };
+    let page = request::page(query)?;
+    let patience = Patience::of(&headers, query)?;
+    let deadline = patience.wait.map(Patience::deadline);
+    loop {
+        let mut changes = region.directory.changes(&key);
+        let (tag, response) = match region.directory.get(&key) {
+            None => {
+                let problem = super::services::no_such_service(&region, &key);
+                (problem_tag(&problem), tagged(problem))
+            }
+            Some(published) => {
+                let (value, digest) = instances_of(&region, &published.current(), passing, &page);
+                let tag = format!("\"{digest:016x}\"");
+                (tag.clone(), json_response(value.to_string().into_bytes(), Some(&tag)))
+            }
+        };
+        if patience.seen.as_deref() != Some(tag.as_str()) {
+            return Ok(response);
+        }
+        let Some(deadline) = deadline else { return Ok(not_modified(&tag)) };
+        tokio::select! {
+            () = changes.next() => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(not_modified(&tag)),
+            () = region.stop.cancelled() => return Ok(not_modified(&tag)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch<'a> {
+    #[serde(borrow)]
+    lookups: Vec<BatchQuestion<'a>>,
+}
+
+/// As [`Batch`], when an element is wrong: each is then parsed on its own, so that it alone is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBatch<'a> {
+    #[serde(borrow)]
+    lookups: Vec<&'a RawValue>,
+}
+
+/// Many lookups at once: the answers, or `{"error": problem}`, in order.
+#[utoipa::path(post, path = "/v1/resolve", tag = "lookups",
+    request_body(content = Object, description = "{lookups: [{service, ns, zone, key, n, labels}]}, up to 1000"),
+    responses((status = 200, description = "{results: [answer or {error}]}"), (status = "4XX", body = Problem)))]
+pub async fn batch(
+    State(region): State<Arc<Region>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    require_ready(&region)?;
+    require_fresh_enough(&region)?;
+    let bytes = request::body(body, BATCH_BODY).await?;
+    if let Some(media) = headers.get(header::CONTENT_TYPE)
+        && !media.as_bytes().starts_with(b"application/json")
+    {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "send the body as Content-Type: application/json",
+        ));
+    }
+    let identity = match region.reads {
+        Reads::Open => None,
+        Reads::Token => Some(request::bearer(&region, &headers)?),
+    };
+    let questions: Vec<Result<BatchQuestion<'_>, Problem>> = match serde_json::from_slice::<Batch<'_>>(&bytes)
+    {
+        Ok(batch) => batch.lookups.into_iter().map(Ok).collect(),
+        Err(_) => {
+            let batch: RawBatch<'_> =
+                serde_json::from_slice(&bytes).or_else(|_| request::parse_json(&bytes))?;
+            batch.lookups.iter().map(|raw| request::parse_json(raw.get().as_bytes())).collect()
+        }
+    };
+    if questions.len() > MAX_BATCH {
+        let detail = format!("must be at most {MAX_BATCH}, not {}", questions.len());
+        return Err(Problem::field("lookups", detail));
+    }
+    let mut out = Vec::with_capacity(64 + questions.len() * 512);
+    out.extend_from_slice(b"{\"results\":[");
+    warm(&region, &questions).await;
+    for (number, question) in questions.iter().enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        let start = out.len();
+        let answered = match question {
+            Err(problem) => Err(problem.clone()),
+            Ok(question) => one_of_batch(&region, identity.as_deref(), question, &mut out).await,
+        };
+        if let Err(problem) = answered {
+            out.truncate(start);
+            out.extend_from_slice(b"{\"error\":");
+            out.extend_from_slice(&problem.body());
+            out.push(b'}');
+        }
+    }
+    out.extend_from_slice(b"]}");
+    Ok(json_response(out, None))
+}
+
+fn plain_of<'a>(question: &'a BatchQuestion<'_>) -> Option<Plain<'a>> {
+    let (service, namespace, zone, key) = question.plain()?;
+    Some(Plain {
+        service: ServiceRef { namespace, service },
+        zone,
+        key: key.map(key_hash),
+        labels: [("", ""); FAST_LABELS],
+        label_count: 0,
+    })
+}
+
+/// Asks for everything that is not prepared yet at once, and waits for all of it together.
+async fn warm(region: &Region, questions: &[Result<BatchQuestion<'_>, Problem>]) {
+    let pending: Vec<Pending> = questions
+        .iter()
+        .flatten()
+        .filter_map(plain_of)
+        .filter_map(|plain| {
+            with_worker(region, &plain, |worker, snapshot, caller, seed| {
+                match worker.lookup(snapshot, caller, plain.key, seed) {
+                    Lookup::Cold(pending) => Some(pending),
+                    Lookup::Routed(_) => None,
+                }
+            })?
+        })
+        .collect();
+    if !pending.is_empty() {
+        futures::future::join_all(pending.into_iter().map(Pending::wait)).await;
+    }
+}
+
+async fn one_of_batch(
+    region: &Region,
+    identity: Option<&crate::identity::Identity>,
+    question: &BatchQuestion<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Problem> {
+    let plain = plain_of(question);
+    if identity.is_none()
+        && let Some(plain) = &plain
+    {
+        let found = with_worker(region, plain, |worker, snapshot, caller, seed| {
+            let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
+            single(out, &region.directory.currency, snapshot, &routed)
+        });
+        if let Some(answered) = found {
+            return answered;
+        }
+    }
+    let parsed = question.parse()?;
+    if let Some(identity) = identity {
+        identity.may_read(&parsed.service.namespace)?;
+    }
+    let evaluated = evaluate(region, &parsed).await?;
+    debug_assert!(parsed.count != Count::Some(0));
+    out.extend_from_slice(&evaluated.render(region, &parsed)?);
+    Ok(())
+}
+
+/// After a cold wait: the lookup again, answered by whatever is there now.
+pub(super) fn answer_now<B>(region: &Region, request: &http::Request<B>) -> Option<Response> {
+    let plain = Plain::parse(request.uri().path(), request.uri().query())?;
+    let mut out = Vec::with_capacity(640);
+    let etag = with_worker(region, &plain, |worker, snapshot, caller, seed| {
+        let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
+        single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
+        Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))))
+    })??;
+    Some(json_response(out, Some(&etag)))
+}

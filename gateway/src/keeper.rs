@@ -1,0 +1,446 @@
+//! The keeper: the one task that applies what the registry reports and publishes snapshots, a service at a time.
+//!
+//! Readers never wait for it and it never waits for them. A change is applied to the catalog, the services that it
+//! touched are published, and only then does the index move: whoever sees the index sees the change.
+
+use crate::clock;
+use crate::directory::{Directory, Rules};
+use crate::guardian::GuardianInput;
+use crate::image::Image;
+use meridian_model::catalog::{Catalog, Touched};
+use meridian_model::instance::{Instance, InstanceKey};
+use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::time::Monotonic;
+use meridian_policies::Host;
+use meridian_registry::record::{self, Record};
+use meridian_registry::{Event, Incarnation, Key, Observed, Revision, Stored};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// What others ask of the keeper.
+#[derive(Debug)]
+pub enum Command {
+    /// A version can be run now that could not before: prepare again whoever is bound to it.
+    Prepared(PolicyVersion),
+    /// The state, to be written to disk.
+    Image(oneshot::Sender<Option<Image>>),
+}
+
+/// Counters for the metrics.
+#[derive(Debug, Default)]
+pub struct KeeperStats {
+    /// Snapshots published.
+    pub published: AtomicU64,
+    /// Changes applied.
+    pub changes: AtomicU64,
+    /// Grows with each change of an instance, a binding or a manifest and with each reset, before the index moves.
+    pub content: AtomicU64,
+    /// Records that could not be read.
+    pub unreadable: AtomicU64,
+    /// Times that the whole state was replaced.
+    pub resets: AtomicU64,
+    /// Instances held over from a lost registry at this moment.
+    pub held: AtomicU64,
+}
+
+/// Where the keeper's news go, besides the directory.
+pub struct Feeds {
+    /// To the guardian.
+    pub guardian: mpsc::Sender<GuardianInput>,
+    /// Manifests whose modules are wanted, to the policy loader.
+    pub manifests: mpsc::UnboundedSender<(PolicyName, PolicyVersion, u32)>,
+}
+
+/// The keeper's state.
+pub struct Keeper {
+    catalog: Catalog,
+    directory: Arc<Directory>,
+    host: Arc<Host>,
+    feeds: Feeds,
+    stats: Arc<KeeperStats>,
+    incarnation: Option<Incarnation>,
+    revision: Revision,
+    members: BTreeSet<GatewayId>,
+    held: BTreeMap<InstanceKey, Monotonic>,
+    /// When each service lost its last instance and binding.
+    emptied: BTreeMap<ServiceKey, Monotonic>,
+    serial: u64,
+    known_for: Duration,
+}
+
+impl Keeper {
+    /// A keeper that knows nothing yet.
+    #[must_use]
+    pub fn new(
+        catalog: Catalog,
+        directory: Arc<Directory>,
+        host: Arc<Host>,
+        feeds: Feeds,
+        stats: Arc<KeeperStats>,
+        known_for: Duration,
+    ) -> Self {
+        Self {
+            catalog,
+            directory,
+            host,
+            feeds,
+            stats,
+            incarnation: None,
+            revision: Revision::default(),
+            members: BTreeSet::new(),
+            held: BTreeMap::new(),
+            emptied: BTreeMap::new(),
+            serial: 0,
+            known_for,
+        }
+    }
+
+    /// Serves a state that was read from disk until the registry answers.
+    pub fn start_from(&mut self, image: Image) {
+        self.incarnation = Some(image.incarnation);
+        self.revision = image.revision;
+        let mut touched = Touched::default();
+        for stored in &image.records {
+            touched.merge(self.apply_put(stored));
+        }
+        self.publish(touched, clock::monotonic_now());
+        self.publish_rules();
+        self.directory.currency.begin(&image.incarnation.to_string());
+        self.directory.currency.serve_from_disk(image.revision.0, image.saved_at.0);
+        self.directory.set_ready();
+    }
+
+    /// Applies events until the registry's channel ends.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut commands: mpsc::Receiver<Command>) {
+        let mut sweep = tokio::time::interval(Duration::from_millis(500));
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => {
+                        let inputs = self.handle(event, clock::monotonic_now());
+                        for input in inputs {
+                            // The guardian ends only with the gateway.
+                            let _ = self.feeds.guardian.send(input).await;
+                        }
+                    }
+                    None => return,
+                },
+                Some(command) = commands.recv() => self.obey(command),
+                _ = sweep.tick() => self.sweep(clock::monotonic_now()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Prepared(version) => {
+                let now = clock::monotonic_now();
+                let bound = self.directory.services().into_iter().filter(|(_, published)| {
+                    let binding = &published.current().binding;
+                    binding.active.version == version
+                        || binding.last_good.iter().any(|b| b.version == version)
+                });
+                let services = bound.map(|(key, _)| key).collect();
+                self.publish(Touched { services }, now);
+            }
+            Command::Image(reply) => {
+                // A reply that nobody waits for any more is no loss.
+                let _ = reply.send(self.image());
+            }
+        }
+    }
+
+    fn image(&self) -> Option<Image> {
+        let incarnation = self.incarnation?;
+        let mut records = Vec::new();
+        let mut add = |key: Key, value, modified: u64| {
+            if let Ok(value) = value {
+                records.push(Stored { key, value, modified: Revision(modified) });
+            }
+        };
+        for (service, id, entry) in self.catalog.instances() {
+            let key = InstanceKey { service: service.clone(), id: id.clone() };
+            add(Key::Instance(key), record::encode(&*entry.instance), entry.modified);
+        }
+        for ((namespace, service), binding, modified) in self.catalog.bindings() {
+            add(Key::Binding(namespace.clone(), service.clone()), record::encode(&**binding), modified);
+        }
+        for (manifest, modified) in self.catalog.policies() {
+            let key = Key::Policy(manifest.name.clone(), manifest.version);
+            add(key, record::encode(&**manifest), modified);
+        }
+        Some(Image { incarnation, revision: self.revision, saved_at: clock::unix_now(), records })
+    }
+
+    fn handle(&mut self, event: Event, now: Monotonic) -> Vec<GuardianInput> {
+        match event {
+            Event::Reset { incarnation, revision, records } => {
+                self.reset(incarnation, revision, &records, now)
+            }
+            Event::Changed { revision, changes } => self.change(revision, changes, now),
+            Event::Current { revision } => {
+                if revision > self.revision {
+                    self.revision = revision;
+                    self.directory.currency.advance(revision.0, now);
+                } else {
+                    self.directory.currency.prove(now);
+                }
+                vec![GuardianInput::Current]
+            }
+            Event::Lost { reason } => {
+                if self.directory.currency.is_connected() {
+                    tracing::warn!(reason, "the registry does not answer; serving what is known");
+                }
+                self.directory.currency.disconnect();
+                vec![GuardianInput::Lost]
+            }
+        }
+    }
+
+    fn reset(
+        &mut self,
+        incarnation: Incarnation,
+        revision: Revision,
+        records: &[Stored],
+        now: Monotonic,
+    ) -> Vec<GuardianInput> {
+        self.stats.resets.fetch_add(1, Ordering::Relaxed);
+        self.stats.content.fetch_add(1, Ordering::Release);
+        let same_life = self.incarnation == Some(incarnation);
+        let mut touched = Touched::default();
+        let present: BTreeSet<InstanceKey> = records
+            .iter()
+            .filter_map(|r| if let Key::Instance(key) = &r.key { Some(key.clone()) } else { None })
+            .collect();
+        let gone: Vec<InstanceKey> = self
+            .catalog
+            .instances()
+            .map(|(service, id, _)| InstanceKey { service: service.clone(), id: id.clone() })
+            .filter(|key| !same_life || !present.contains(key))
+            .collect();
+        for key in gone {
+            if same_life {
+                touched.merge(self.catalog.remove_instance(&key.service, &key.id, revision.0));
+                continue;
+            }
+            // Another life of the registry: what it does not know has not left, it was forgotten. Owners that are
+            // alive register again within one heartbeat; the lease is their time to do so.
+            let ttl = self.catalog.instance(&key.service, &key.id).map(|e| e.instance.declared.lease_ttl());
+            touched.merge(self.catalog.hold_instance(&key.service, &key.id));
+            self.held.insert(key, now.plus(ttl.unwrap_or_default().saturating_mul(2)));
+        }
+        if same_life {
+            self.drop_missing_rules(records, &mut touched);
+        } else if let Some(former) = self.incarnation {
+            tracing::warn!(%former, new = %incarnation, held = self.held.len(), "the registry began a new life");
+        }
+        self.members.clear();
+        let mut beats = Vec::new();
+        for stored in records {
+            match &stored.key {
+                Key::Member(id) => {
+                    self.members.insert(id.clone());
+                }
+                Key::Beats(_) => beats.extend(self.beats_of(stored)),
+                _ => touched.merge(self.apply_put(stored)),
+            }
+        }
+        self.incarnation = Some(incarnation);
+        self.revision = revision;
+        self.directory.currency.begin(&incarnation.to_string());
+        self.publish(touched, now);
+        self.publish_rules();
+        self.directory.currency.advance(revision.0, now);
+        self.directory.set_ready();
+        let instances = self
+            .catalog
+            .instances()
+            .filter(|(_, _, entry)| !entry.held)
+            .map(|(service, id, entry)| {
+                let key = InstanceKey { service: service.clone(), id: id.clone() };
+                (key, Arc::clone(&entry.instance), Revision(entry.modified))
+            })
+            .collect();
+        vec![
+            GuardianInput::Members(self.members.clone()),
+            GuardianInput::Reset(instances),
+            GuardianInput::Beats(beats),
+            GuardianInput::Current,
+        ]
+    }
+
+    /// Bindings and policies that the same registry no longer has.
+    fn drop_missing_rules(&mut self, records: &[Stored], touched: &mut Touched) {
+        let present: BTreeSet<&Key> = records.iter().map(|r| &r.key).collect();
+        let bindings: Vec<_> =
+            self.catalog.bindings().map(|((ns, s), _, _)| (ns.clone(), s.clone())).collect();
+        for (namespace, service) in bindings {
+            if !present.contains(&Key::Binding(namespace.clone(), service.clone())) {
+                touched.merge(self.catalog.remove_binding(&namespace, service.as_ref()));
+            }
+        }
+        let policies: Vec<_> = self.catalog.policies().map(|(m, _)| (m.name.clone(), m.version)).collect();
+        for (name, version) in policies {
+            if !present.contains(&Key::Policy(name.clone(), version)) {
+                self.catalog.remove_policy(&name, version);
+            }
+        }
+    }
+
+    fn change(&mut self, revision: Revision, changes: Vec<Observed>, now: Monotonic) -> Vec<GuardianInput> {
+        self.stats.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        let mut touched = Touched::default();
+        let mut instances: Vec<(InstanceKey, Option<(Arc<Instance>, Revision)>)> = Vec::new();
+        let mut beats = Vec::new();
+        let (mut members_changed, mut rules_changed) = (false, false);
+        for change in changes {
+            match change {
+                Observed::Put(stored) => match &stored.key {
+                    Key::Instance(key) => {
+                        touched.merge(self.apply_put(&stored));
+                        let entry = self.catalog.instance(&key.service, &key.id);
+                        let known = entry.map(|e| (Arc::clone(&e.instance), Revision(e.modified)));
+                        instances.push((key.clone(), known));
+                    }
+                    Key::Member(id) => members_changed |= self.members.insert(id.clone()),
+                    Key::Beats(_) => beats.extend(self.beats_of(&stored)),
+                    _ => {
+                        touched.merge(self.apply_put(&stored));
+                        rules_changed = true;
+                    }
+                },
+                Observed::Deleted(key, at) => {
+                    self.stats.content.fetch_add(1, Ordering::Release);
+                    match key {
+                        Key::Instance(key) => {
+                            touched.merge(self.catalog.remove_instance(&key.service, &key.id, at.0));
+                            instances.push((key, None));
+                        }
+                        Key::Binding(namespace, service) => {
+                            touched.merge(self.catalog.remove_binding(&namespace, service.as_ref()));
+                            rules_changed = true;
+                        }
+                        Key::Policy(name, version) => {
+                            self.catalog.remove_policy(&name, version);
+                            rules_changed = true;
+                        }
+                        Key::Member(id) => members_changed |= self.members.remove(&id),
+                        Key::Region | Key::Incarnation | Key::Beats(_) | Key::History(..) => {}
+                    }
+                }
+            }
+        }
+        self.publish(touched, now);
+        if rules_changed {
+            self.publish_rules();
+        }
+        self.revision = self.revision.max(revision);
+        self.directory.currency.advance(self.revision.0, now);
+        let mut inputs = Vec::new();
+        if members_changed {
+            inputs.push(GuardianInput::Members(self.members.clone()));
+        }
+        if !instances.is_empty() {
+            inputs.push(GuardianInput::Instances(instances));
+        }
+        if !beats.is_empty() {
+            inputs.push(GuardianInput::Beats(beats));
+        }
+        inputs.push(GuardianInput::Current);
+        inputs
+    }
+
+    fn apply_put(&mut self, stored: &Stored) -> Touched {
+        self.stats.content.fetch_add(1, Ordering::Release);
+        match (record::decode(&stored.key, &stored.value), &stored.key) {
+            (Ok(Some(Record::Instance(instance))), Key::Instance(key)) => {
+                self.held.remove(key);
+                self.catalog.put_instance(&key.service, Arc::new(*instance), stored.modified.0)
+            }
+            (Ok(Some(Record::Binding(binding))), Key::Binding(namespace, service)) => self
+                .catalog
+                .put_binding(namespace.clone(), service.clone(), Arc::new(*binding), stored.modified.0),
+            (Ok(Some(Record::Policy(manifest))), Key::Policy(name, version)) => {
+                // The loader ends only with the gateway.
+                let _ = self.feeds.manifests.send((name.clone(), *version, manifest.chunks));
+                self.catalog.put_policy(Arc::new(*manifest), stored.modified.0);
+                Touched::default()
+            }
+            (Err(reason), _) => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(reason, "keeping what was known");
+                Touched::default()
+            }
+            _ => Touched::default(),
+        }
+    }
+
+    fn beats_of(&self, stored: &Stored) -> Vec<meridian_model::instance::LeaseId> {
+        match record::decode(&stored.key, &stored.value) {
+            Ok(Some(Record::Beats(leases))) => leases,
+            _ => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                Vec::new()
+            }
+        }
+    }
+
+    fn publish(&mut self, touched: Touched, now: Monotonic) {
+        for key in touched.services {
+            self.serial += 1;
+            let Some(snapshot) = self.catalog.snapshot(&key, self.serial) else { continue };
+            if snapshot.endpoints.is_empty() {
+                self.emptied.entry(key).or_insert(now);
+            } else {
+                self.emptied.remove(&key);
+            }
+            let snapshot = self.directory.publish(snapshot);
+            self.host.published(&snapshot);
+            self.stats.published.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn publish_rules(&self) {
+        let bindings = self.catalog.bindings().map(|(at, b, m)| (at.clone(), (Arc::clone(b), m))).collect();
+        let policies = self
+            .catalog
+            .policies()
+            .map(|(manifest, m)| ((manifest.name.clone(), manifest.version), (Arc::clone(manifest), m)))
+            .collect();
+        self.directory.publish_rules(Rules { bindings, policies });
+    }
+
+    /// Ends what was held too long and forgets services that have had nothing for long.
+    fn sweep(&mut self, now: Monotonic) {
+        let over: Vec<InstanceKey> =
+            self.held.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
+        let mut touched = Touched::default();
+        for key in over {
+            self.held.remove(&key);
+            if self.catalog.instance(&key.service, &key.id).is_some_and(|e| e.held) {
+                touched.merge(self.catalog.remove_instance(&key.service, &key.id, self.revision.0));
+                self.stats.content.fetch_add(1, Ordering::Release);
+            }
+        }
+        self.stats.held.store(self.held.len() as u64, Ordering::Relaxed);
+        self.publish(touched, now);
+        let forgotten: Vec<ServiceKey> = self
+            .emptied
+            .iter()
+            .filter(|(_, since)| now.since(**since) >= self.known_for)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in forgotten {
+            self.emptied.remove(&key);
+            let slot = self.directory.get(&key).map(|published| published.current().slot);
+            if self.catalog.forget_service(&key) {
+                self.directory.forget(&key);
+                slot.into_iter().for_each(|slot| self.host.removed(slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Answers as bytes. An endpoint's JSON was rendered when its snapshot was made; what is left is to put pieces together.
+
+use super::question::{Count, Question};
+use super::{Evaluated, nothing_eligible, refused_by_policy};
+use crate::clock;
+use crate::directory::Currency;
+use crate::problem::Problem;
+use crate::region::Region;
+use meridian_model::plan::{ReadyPlan, WHOLE_SHARE};
+use meridian_model::snapshot::Snapshot;
+use meridian_policies::{ChosenBy, Outcome, Pick, Picked, Picks, Routed, View};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The `ETag` of a fingerprint, quotes included.
+#[must_use]
+pub fn tag(fingerprint: u128) -> String {
+    format!("\"{fingerprint:032x}\"")
+}
+
+/// The `ETag` of a refusal: it changes when the reason does.
+#[must_use]
+pub fn problem_tag(problem: &Problem) -> String {
+    format!("\"{}\"", problem.code)
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    // Names and outcomes are plain ASCII by their grammar; a reason may hold anything.
+    if text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        out.extend_from_slice(&serde_json::to_vec(text).unwrap_or_else(|_| b"\"\"".to_vec()));
+    }
+}
+
+fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Everything before the endpoints, with `"endpoints":[` at its end.
+fn head(
+    out: &mut Vec<u8>,
+    currency: &Currency,
+    snapshot: &Snapshot,
+    view: &View,
+    outcome: &Outcome,
+    tier: u32,
+) {
+    out.extend_from_slice(b"{\"service\":\"");
+    out.extend_from_slice(snapshot.key.service.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"namespace\":\"");
+    out.extend_from_slice(snapshot.key.namespace.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"region\":\"");
+    out.extend_from_slice(snapshot.region.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"index\":");
+    number(out, currency.index());
+    out.extend_from_slice(b",\"incarnation\":\"");
+    out.extend_from_slice(currency.incarnation().as_bytes());
+    out.extend_from_slice(b"\",\"ageMs\":");
+    number(out, currency.age_ms(clock::monotonic_now()));
+    out.extend_from_slice(b",\"policy\":{\"name\":\"");
+    out.extend_from_slice(view.policy.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"version\":\"");
+    out.extend_from_slice(view.version_text().as_bytes());
+    out.extend_from_slice(b"\",\"outcome\":\"");
+    out.extend_from_slice(outcome.as_str().as_bytes());
+    out.push(b'"');
+    if let Some(reason) = outcome.reason() {
+        out.extend_from_slice(b",\"reason\":");
+        text(out, reason);
+    }
+    out.extend_from_slice(b"},\"tier\":");
+    number(out, u64::from(tier));
+    out.extend_from_slice(b",\"endpoints\":[");
+}
+
+/// One endpoint; a degraded one says so.
+fn endpoint(out: &mut Vec<u8>, snapshot: &Snapshot, position: u32) {
+    let Some(endpoint) = snapshot.endpoints.get(position as usize) else { return };
+    match endpoint.rendered.split_last() {
+        Some((b'}', body)) if endpoint.degraded => {
+            out.extend_from_slice(body);
+            out.extend_from_slice(b",\"degraded\":true}");
+        }
+        _ => out.extend_from_slice(&endpoint.rendered),
+    }
+}
+
+/// The answer to a plain single lookup.
+///
+/// # Errors
+/// 503 where there is nothing to give.
+pub fn single(
+    out: &mut Vec<u8>,
+    currency: &Currency,
+    current: &Snapshot,
+    routed: &Routed<'_>,
+) -> Result<(), Problem> {
+    match routed.pick(current) {
+        Pick::Endpoint(picked) => {
+            let outcome = routed.outcome(picked.by);
+            head(out, currency, current, routed.view, &outcome, picked.tier);
+            endpoint(out, current, picked.position);
+            out.extend_from_slice(b"]}");
+            Ok(())
+        }
+        Pick::Refused => Err(refused_by_policy(current, routed.view.policy.as_str())),
+        Pick::NothingEligible => Err(nothing_eligible(current)),
+    }
+}
+
+fn several(
+    out: &mut Vec<u8>,
+    currency: &Currency,
+    current: &Snapshot,
+    routed: &Routed<'_>,
+    count: usize,
+) -> Result<(), Problem> {
+    let picks = match routed.pick_many(current, count) {
+        Picks::Endpoints(picks) => picks,
+        Picks::Refused => return Err(refused_by_policy(current, routed.view.policy.as_str())),
+        Picks::NothingEligible => return Err(nothing_eligible(current)),
+    };
+    let (tier, by) = picks.first().map_or((0, ChosenBy::Plan), |p: &Picked| (p.tier, p.by));
+    head(out, currency, current, routed.view, &routed.outcome(by), tier);
+    for (n, picked) in picks.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        endpoint(out, current, picked.position);
+    }
+    out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+/// An endpoint among all that a caller may be given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Share {
+    position: u32,
+    tier: u32,
+    share: f64,
+}
+
+/// What every plan (without a key) or the routed plan (with one) gives to each endpoint.
+fn shares(view: &View, only: Option<usize>) -> Result<Vec<Share>, Problem> {
+    let native = meridian_model::locality::fallback(&view.snapshot, view.caller.zone.as_ref());
+    let mut found: BTreeMap<u32, Share> = BTreeMap::new();
+    let mut refused = false;
+    let plans = view.plans.plans.iter().zip(&view.plans.shares).enumerate();
+    for (_, (plan, share)) in plans.filter(|(n, _)| only.is_none_or(|only| only == *n)) {
+        let whole = if only.is_some() { 1.0 } else { f64::from(*share) / f64::from(WHOLE_SHARE) };
+        let tiers = match (plan, native.plans.first()) {
+            (ReadyPlan::Tiers(tiers), _) | (ReadyPlan::NothingEligible, Some(ReadyPlan::Tiers(tiers))) => {
+                tiers
+            }
+            (ReadyPlan::Refused, _) => {
+                refused = true;
+                continue;
+            }
+            (ReadyPlan::NothingEligible, _) => continue,
+        };
+        for (rank, tier) in tiers.iter().enumerate() {
+            let total = tier.total_weight() as f64;
+            for (at, weight) in tier.endpoints.iter().zip(&tier.weights) {
+                let share = if rank == 0 { whole * *weight as f64 / total } else { 0.0 };
+                let entry =
+                    found.entry(*at).or_insert(Share { position: *at, tier: tier.number, share: 0.0 });
+                entry.tier = entry.tier.min(tier.number);
+                entry.share += share;
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(if refused {
+            refused_by_policy(&view.snapshot, view.policy.as_str())
+        } else {
+            nothing_eligible(&view.snapshot)
+        });
+    }
+    let mut shares: Vec<Share> = found.into_values().collect();
+    shares.sort_by(|a, b| {
+        a.tier.cmp(&b.tier).then(b.share.total_cmp(&a.share)).then(a.position.cmp(&b.position))
+    });
+    Ok(shares)
+}
+
+fn all(out: &mut Vec<u8>, currency: &Currency, view: &View, plan: Option<usize>) -> Result<(), Problem> {
+    let shares = shares(view, plan)?;
+    let snapshot = &view.snapshot;
+    head(out, currency, snapshot, view, &view.outcome, shares.first().map_or(0, |s| s.tier));
+    for (n, Share { position, tier, share }) in shares.into_iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        endpoint(out, snapshot, position);
+        // Inside the endpoint's own object: its last byte is the closing brace.
+        out.pop();
+        out.extend_from_slice(b",\"tier\":");
+        number(out, u64::from(tier));
+        out.extend_from_slice(b",\"share\":");
+        out.extend_from_slice(serde_json::to_string(&share).unwrap_or_else(|_| "0".into()).as_bytes());
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+impl Evaluated {
+    /// The view that answered.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.evaluation.view
+    }
+
+    /// Where its key was routed, if it has one.
+    #[must_use]
+    pub fn routed_to(&self, question: &Question) -> Option<(usize, u64)> {
+        self.evaluation.plan.zip(question.key)
+    }
+
+    /// The `ETag` of the final answer.
+    #[must_use]
+    pub fn tag(&self, question: &Question) -> String {
+        match shares(self.view(), self.routed_to(question).map(|(plan, _)| plan)) {
+            Ok(_) => tag(self.view().fingerprint(self.routed_to(question))),
+            Err(problem) => problem_tag(&problem),
+        }
+    }
+
+    /// The answer's bytes.
+    ///
+    /// # Errors
+    /// 503 where there is nothing to give.
+    pub fn render(&self, region: &Region, question: &Question) -> Result<Vec<u8>, Problem> {
+        let currency = &region.directory.currency;
+        let mut out = Vec::with_capacity(1024);
+        match question.count {
+            Count::All => {
+                all(&mut out, currency, self.view(), self.routed_to(question).map(|(plan, _)| plan))?
+            }
+            Count::Some(count) => {
+                let seed = question.key.unwrap_or_else(clock::entropy);
+                let routed = self.evaluation.routed(question.key, seed);
+                several(&mut out, currency, &self.snapshot, &routed, count)?;
+            }
+        }
+        if question.explain {
+            self.explain(region, question, &mut out);
+        }
+        Ok(out)
+    }
+
+    /// Adds every candidate, kept or dropped, and why.
+    fn explain(&self, _region: &Region, question: &Question, out: &mut Vec<u8>) {
+        let view = self.view();
+        let kept = shares(view, self.routed_to(question).map(|(plan, _)| plan)).unwrap_or_default();
+        let candidates: Vec<Value> = view
+            .snapshot
+            .endpoints
+            .iter()
+            .zip(0u32..)
+            .map(|(endpoint, position)| {
+                let found = kept.iter().find(|s| s.position == position);
+                let why = match found {
+                    _ if !endpoint.status.is_eligible() => {
+                        format!("dropped by the host: {}", why_not(endpoint.instance.as_ref(), endpoint.status))
+                    }
+                    Some(_) => "in the plan".to_owned(),
+                    None => format!("not in the plan of policy {}", view.policy),
+                };
+                json!({
+                    "id": endpoint.id(), "zone": endpoint.zone(), "status": endpoint.status.as_str(),
+                    "degraded": endpoint.degraded, "weight": endpoint.instance.declared.weight,
+                    "kept": found.is_some(), "tier": found.map(|s| s.tier), "share": found.map_or(0.0, |s| s.share),
+                    "why": why,
+                })
+            })
+            .collect();
+        let tiers: Vec<Value> = view
+            .plans
+            .plans
+            .iter()
+            .zip(&view.plans.shares)
+            .map(|(plan, share)| match plan {
+                ReadyPlan::Refused => json!({ "share": share, "refused": true, "tiers": [] }),
+                ReadyPlan::NothingEligible => json!({ "share": share, "nothingEligible": true, "tiers": [] }),
+                ReadyPlan::Tiers(tiers) => json!({ "share": share, "tiers": tiers.iter().map(|t| json!({
+                    "tier": t.number, "reason": t.reason, "endpoints": t.endpoints.len() })).collect::<Vec<_>>() }),
+            })
+            .collect();
+        let explain = json!({
+            "caller": { "region": view.caller.region, "zone": view.caller.zone, "labels": view.caller.labels },
+            "limits": view.snapshot.binding.limits, "plans": tiers, "plan": self.evaluation.plan,
+            "candidates": candidates,
+        });
+        out.pop();
+        out.extend_from_slice(b",\"explain\":");
+        out.extend_from_slice(explain.to_string().as_bytes());
+        out.push(b'}');
+    }
+}
+
+fn why_not(instance: &meridian_model::instance::Instance, status: meridian_model::status::Status) -> String {
+    let because = [&instance.reason, &instance.check_detail].into_iter().find(|text| !text.is_empty());
+    match because {
+        Some(text) => format!("{}, {text}", status.as_str()),
+        None => status.as_str().to_owned(),
+    }
+}

@@ -1,0 +1,19 @@
+//! The domain of Meridian, pure: names, instances, their status, the catalog of a region, snapshots of services, plans
+//! and how a destination is chosen from them.
+//!
+//! Nothing here reads a clock, draws randomness or does I/O: `now` and entropy are arguments, so all of it runs in
+//! simulation and builds for `wasm32-unknown-unknown`.
+
+pub mod binding;
+pub mod caller;
+pub mod catalog;
+pub mod guardian;
+pub mod instance;
+pub mod locality;
+pub mod names;
+pub mod plan;
+pub mod registration;
+pub mod selection;
+pub mod snapshot;
+pub mod status;
+pub mod time;

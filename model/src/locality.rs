@@ -1,0 +1,61 @@
+//! The native zone fallback: what answers when no policy can. The caller's zone first, then the region, with a gradual
+//! spill, so that a half-dead zone is not given all of its callers.
+
+use crate::names::ZoneName;
+use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
+use crate::snapshot::Snapshot;
+use crate::status::Status;
+use smol_str::SmolStr;
+
+/// All traffic stays in a zone while `healthy * 1.4 >= all`, that is down to 71.4 % healthy (Envoy's default).
+/// In parts of 1,000.
+const OVERPROVISIONING: u64 = 1_400;
+const SCALE: u64 = 1_000;
+
+/// The plan of the native fallback for a caller in `zone`: one plan, never refused.
+#[must_use]
+pub fn fallback(snapshot: &Snapshot, zone: Option<&ZoneName>) -> ReadyPlans {
+    let in_zone = |at: u32| {
+        let endpoint = snapshot.endpoints.get(at as usize);
+        endpoint.is_some_and(|e| Some(e.zone()) == zone)
+    };
+    let yields = |at: u32| {
+        let endpoint = snapshot.endpoints.get(at as usize);
+        endpoint.is_some_and(|e| snapshot.draining_zones.contains(e.zone()))
+    };
+    let eligible: Vec<(u32, u64)> = snapshot
+        .endpoints
+        .iter()
+        .zip(0u32..)
+        .filter(|(e, _)| e.status.is_eligible())
+        .map(|(e, at)| (at, u64::from(e.instance.declared.weight)))
+        .collect();
+    let (evacuated, staying): (Vec<_>, Vec<_>) = eligible.iter().copied().partition(|(at, _)| yields(*at));
+    let (near, far): (Vec<_>, Vec<_>) = staying.into_iter().partition(|(at, _)| in_zone(*at));
+    let weight = |of: &[(u32, u64)]| of.iter().map(|(_, w)| w).sum::<u64>();
+    let (near_weight, far_weight) = (weight(&near), weight(&far));
+    let stays = if far_weight == 0 { SCALE } else { stay_share(snapshot, zone, near_weight) };
+    let mut tiers = Vec::new();
+    if near_weight > 0 {
+        // Cross-multiplied, so that both sides get their share whatever the sums of their weights are.
+        let kept = near.iter().map(|(at, w)| (*at, w * stays * far_weight.max(1)));
+        let spilled = far.iter().map(|(at, w)| (*at, w * (SCALE - stays) * near_weight));
+        let reason = if stays == SCALE { "zone" } else { "zone, spilling to the region" };
+        tiers.extend(ReadyTier::new(0, SmolStr::new_static(reason), kept.chain(spilled)));
+    }
+    tiers.extend(ReadyTier::new(1, SmolStr::new_static("region"), far.into_iter()));
+    tiers.extend(ReadyTier::new(2, SmolStr::new_static("zones under evacuation"), evacuated.into_iter()));
+    let plan = if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) };
+    ReadyPlans { plans: Box::new([plan]), shares: Box::new([WHOLE_SHARE]) }
+}
+
+/// The share of the zone's traffic that stays in it, in parts of [`SCALE`].
+fn stay_share(snapshot: &Snapshot, zone: Option<&ZoneName>, healthy: u64) -> u64 {
+    let failed: u64 = snapshot
+        .endpoints
+        .iter()
+        .filter(|e| Some(e.zone()) == zone && matches!(e.status, Status::Unhealthy | Status::Expired))
+        .map(|e| u64::from(e.instance.declared.weight))
+        .sum();
+    (healthy * OVERPROVISIONING).checked_div(healthy + failed).unwrap_or(0).min(SCALE)
+}

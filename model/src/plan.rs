@@ -1,0 +1,264 @@
+//! A policy's answer, and the same answer expanded once into tables from which a lookup draws.
+
+use crate::selection::AliasTable;
+use crate::snapshot::Snapshot;
+use smol_str::SmolStr;
+
+/// At most this many plans in a view (DESIGN 7).
+pub const MAX_PLANS: usize = 256;
+/// At most this many tiers in a plan. Envoy knows 128 priorities; nobody reads more than a few.
+pub const MAX_TIERS: usize = 64;
+/// Shares of plans are parts of this.
+pub const WHOLE_SHARE: u32 = 10_000;
+/// Longest reason of a tier that is kept, in bytes; the rest is cut.
+pub const MAX_REASON_BYTES: usize = 128;
+
+/// Where a choice leads: positions in what the policy was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An endpoint of this region.
+    Endpoint(u32),
+    /// A remote region, or one subset of it.
+    Remote {
+        /// Position among the remotes.
+        remote: u32,
+        /// Position among that remote's subsets.
+        subset: Option<u32>,
+    },
+}
+
+/// A destination and how much of its tier it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Where to.
+    pub destination: Destination,
+    /// Final: the endpoint's own weight does not come on top. Zero gets nothing.
+    pub weight: u32,
+}
+
+/// Destinations of one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// The destinations.
+    pub choices: Vec<Choice>,
+    /// Why this tier is what it is, for people.
+    pub reason: String,
+}
+
+/// Ordered tiers; the first that has something eligible is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Parts in 10,000 of the lookups without key that get this plan.
+    pub share: u32,
+    /// No tiers at all: the policy refuses.
+    pub tiers: Vec<Tier>,
+}
+
+/// Why a policy's answer cannot be used. The caller of the policy gets the next one in the chain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Nonsense {
+    /// A view without plans has nothing that `route` could name.
+    #[error("the view has no plans")]
+    NoPlans,
+    /// See [`MAX_PLANS`].
+    #[error("the view has {0} plans, more than {MAX_PLANS}")]
+    TooManyPlans(usize),
+    /// See [`MAX_TIERS`].
+    #[error("plan {plan} has {tiers} tiers, more than {MAX_TIERS}")]
+    TooManyTiers {
+        /// Which plan.
+        plan: usize,
+        /// How many.
+        tiers: usize,
+    },
+    /// More choices than there are destinations.
+    #[error("plan {plan}, tier {tier} has {choices} choices for {endpoints} endpoints")]
+    TooManyChoices {
+        /// Which plan.
+        plan: usize,
+        /// Which tier.
+        tier: usize,
+        /// How many.
+        choices: usize,
+        /// Of how many.
+        endpoints: usize,
+    },
+    /// A position that was never shown.
+    #[error("plan {plan}, tier {tier} names {what} {position}, which does not exist")]
+    OutOfRange {
+        /// Which plan.
+        plan: usize,
+        /// Which tier.
+        tier: usize,
+        /// Endpoint or remote.
+        what: &'static str,
+        /// Which.
+        position: u32,
+    },
+    /// The same destination twice in one tier.
+    #[error("plan {plan}, tier {tier} names endpoint {position} twice")]
+    Duplicate {
+        /// Which plan.
+        plan: usize,
+        /// Which tier.
+        tier: usize,
+        /// Which endpoint.
+        position: u32,
+    },
+    /// The shares are parts of a whole.
+    #[error("the shares of the plans add up to {0}, not to {WHOLE_SHARE}")]
+    Shares(u64),
+}
+
+/// One tier, ready to be drawn from: only eligible endpoints, at least one.
+#[derive(Clone, Debug)]
+pub struct ReadyTier {
+    /// The tier's number in the policy's plan: tiers with nothing eligible leave a gap.
+    pub number: u32,
+    /// Why the policy made it.
+    pub reason: SmolStr,
+    /// Positions in the snapshot.
+    pub endpoints: Box<[u32]>,
+    /// The weight of each, none zero.
+    pub weights: Box<[u64]>,
+    /// For draws without key.
+    pub alias: AliasTable,
+}
+
+impl ReadyTier {
+    /// A tier of these; `None` if it is empty.
+    #[must_use]
+    pub fn new(number: u32, reason: SmolStr, choices: impl Iterator<Item = (u32, u64)>) -> Option<Self> {
+        let (endpoints, weights): (Vec<u32>, Vec<u64>) = choices.filter(|(_, weight)| *weight > 0).unzip();
+        let alias = AliasTable::new(&weights)?;
+        Some(Self { number, reason, endpoints: endpoints.into(), weights: weights.into(), alias })
+    }
+
+    /// The sum of the weights; greater than zero.
+    #[must_use]
+    pub fn total_weight(&self) -> u64 {
+        self.weights.iter().sum()
+    }
+}
+
+/// What one plan comes to.
+#[derive(Clone, Debug)]
+pub enum ReadyPlan {
+    /// The policy gave no tiers on purpose.
+    Refused,
+    /// The policy gave tiers, and nothing in them may receive traffic: the native fallback answers.
+    NothingEligible,
+    /// At least one tier.
+    Tiers(Box<[ReadyTier]>),
+}
+
+/// All plans of one view over one snapshot, ready for lookups.
+#[derive(Clone, Debug)]
+pub struct ReadyPlans {
+    /// In the policy's order: `route` names positions in this list.
+    pub plans: Box<[ReadyPlan]>,
+    /// The share of each; they add up to [`WHOLE_SHARE`].
+    pub shares: Box<[u32]>,
+}
+
+/// Checks a view's plans against the snapshot that the policy was shown and expands them.
+///
+/// # Errors
+/// The first nonsense found: the whole view is then unusable.
+pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsense> {
+    if plans.is_empty() {
+        return Err(Nonsense::NoPlans);
+    }
+    if plans.len() > MAX_PLANS {
+        return Err(Nonsense::TooManyPlans(plans.len()));
+    }
+    let total: u64 = plans.iter().map(|p| u64::from(p.share)).sum();
+    let shares: Box<[u32]> = match plans {
+        [_] => Box::new([WHOLE_SHARE]),
+        _ if total == u64::from(WHOLE_SHARE) => plans.iter().map(|p| p.share).collect(),
+        _ => return Err(Nonsense::Shares(total)),
+    };
+    let mut seen = vec![usize::MAX; snapshot.endpoints.len()];
+    let mut round = 0;
+    let mut ready = Vec::with_capacity(plans.len());
+    for (number, plan) in plans.iter().enumerate() {
+        if plan.tiers.len() > MAX_TIERS {
+            return Err(Nonsense::TooManyTiers { plan: number, tiers: plan.tiers.len() });
+        }
+        for (tier_number, tier) in plan.tiers.iter().enumerate() {
+            check_tier(number, tier_number, tier, &mut seen, round)?;
+            round += 1;
+        }
+        ready.push(expand_plan(plan, snapshot));
+    }
+    Ok(ReadyPlans { plans: ready.into(), shares })
+}
+
+fn check_tier(
+    plan: usize,
+    number: usize,
+    tier: &Tier,
+    seen: &mut [usize],
+    round: usize,
+) -> Result<(), Nonsense> {
+    if tier.choices.len() > seen.len() {
+        // Also holds for remotes while there are none: every choice must be one of the endpoints.
+        if let Some(remote) = tier.choices.iter().find_map(remote_of) {
+            return Err(Nonsense::OutOfRange { plan, tier: number, what: "remote", position: remote });
+        }
+        return Err(Nonsense::TooManyChoices {
+            plan,
+            tier: number,
+            choices: tier.choices.len(),
+            endpoints: seen.len(),
+        });
+    }
+    for choice in &tier.choices {
+        match choice.destination {
+            Destination::Remote { remote, .. } => {
+                return Err(Nonsense::OutOfRange { plan, tier: number, what: "remote", position: remote });
+            }
+            Destination::Endpoint(position) => match seen.get_mut(position as usize) {
+                None => {
+                    return Err(Nonsense::OutOfRange { plan, tier: number, what: "endpoint", position });
+                }
+                Some(last) if *last == round => {
+                    return Err(Nonsense::Duplicate { plan, tier: number, position });
+                }
+                Some(last) => *last = round,
+            },
+        }
+    }
+    Ok(())
+}
+
+fn remote_of(choice: &Choice) -> Option<u32> {
+    match choice.destination {
+        Destination::Remote { remote, .. } => Some(remote),
+        Destination::Endpoint(_) => None,
+    }
+}
+
+fn expand_plan(plan: &Plan, snapshot: &Snapshot) -> ReadyPlan {
+    if plan.tiers.is_empty() {
+        return ReadyPlan::Refused;
+    }
+    let tiers: Vec<ReadyTier> = plan
+        .tiers
+        .iter()
+        .zip(0..)
+        .filter_map(|(tier, number)| {
+            let eligible = tier.choices.iter().filter_map(|choice| match choice.destination {
+                Destination::Endpoint(at) if snapshot.is_eligible(at) => Some((at, u64::from(choice.weight))),
+                _ => None,
+            });
+            ReadyTier::new(number, short_reason(&tier.reason), eligible)
+        })
+        .collect();
+    if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) }
+}
+
+fn short_reason(reason: &str) -> SmolStr {
+    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
+    SmolStr::new(reason.get(..end.unwrap_or(0)).unwrap_or_default())
+}

@@ -1,0 +1,666 @@
+//! Who is prepared, when, and by which preparer: the one thread that knows what every service needs.
+//!
+//! It does no work of its own that takes long. Commands come in from workers, the keeper and the preparers; jobs go out to
+//! the preparers, one at a time each, so that what comes meanwhile is gathered into the next.
+
+use crate::callers::{CallerId, Known};
+use crate::cell::Cell;
+use crate::fault::{Fault, FaultKind};
+use crate::inbox::{Inbox, News};
+use crate::library::Library;
+use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, MAX_VIEWS, SHARED_SERVICES};
+use crate::preparation::{Batch, Order, Parcel, Prepared};
+use crate::stats::Counters;
+use crate::view::View;
+use meridian_model::binding::Bound;
+use meridian_model::names::PolicyVersion;
+use meridian_model::snapshot::Snapshot;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// What a worker no longer needs. Dropping it unmaps memory, so it is not dropped where lookups run.
+#[derive(Default)]
+pub(crate) struct Remains {
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) views: Vec<Arc<View>>,
+}
+
+/// A lookup that waits for its preparation.
+pub(crate) struct Waiter {
+    pub(crate) done: oneshot::Sender<()>,
+    /// One of the places that are bounded, given back when this is dropped.
+    pub(crate) place: Place,
+}
+
+/// One of a bounded number of places.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place among `most`, if one is free.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        // Counted first and given back by dropping, so that two cannot take the last one.
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the clerk is told.
+pub(crate) enum Command {
+    /// A worker has nothing for this caller.
+    Cold { worker: usize, snapshot: Arc<Snapshot>, caller: Arc<Known>, waiter: Option<Waiter> },
+    /// A service changed.
+    Published(Arc<Snapshot>),
+    /// A service is gone.
+    Removed(u32),
+    /// A policy failed in `route`; without culprit, the cell had ended before.
+    Failed { slot: u32, culprit: Option<Bound>, fault: Fault },
+    /// A worker was idle for so long that parcels were dropped.
+    Again(BTreeSet<u32>),
+    /// A version came into the library.
+    Inserted(PolicyVersion),
+    /// To be dropped here.
+    Bury(Remains),
+    /// Somebody wants a view for exactly this snapshot.
+    Evaluate(Evaluate),
+    /// A preparer is done.
+    Prepared { lane: LaneName, batch: Batch, workers: Vec<usize>, took: Duration },
+    /// A preparer answered an evaluation itself.
+    Evaluated { lane: LaneName, slot: u32, caller: CallerId, view: Arc<View> },
+    /// A worker joined.
+    Joined(usize, Arc<Inbox>),
+    /// A worker left.
+    Left(usize),
+    /// The host is gone.
+    Stop,
+}
+
+/// A question off the hot path.
+pub(crate) struct Evaluate {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) caller: Arc<Known>,
+    pub(crate) key: Option<u64>,
+    pub(crate) seed: u64,
+    pub(crate) answer: oneshot::Sender<(Arc<View>, Option<usize>)>,
+}
+
+/// What a preparer is given.
+pub(crate) enum Job {
+    /// Prepare these for these workers.
+    Prepare { orders: Vec<Order>, workers: Vec<usize> },
+    /// Prepare one caller once, and route for it.
+    Evaluate { order: Order, question: Evaluate },
+}
+
+/// The preparers, apart so that the slow delay the slow only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LaneName {
+    /// Standard policies, and services that no policy can serve.
+    House,
+    /// Uploaded policies that prepare quickly.
+    Quick,
+    /// Uploaded policies that do not.
+    Slow,
+}
+
+impl LaneName {
+    pub(crate) const ALL: [Self; 3] = [Self::House, Self::Quick, Self::Slow];
+}
+
+struct Lane {
+    name: LaneName,
+    jobs: std::sync::mpsc::Sender<Job>,
+    busy: bool,
+    queue: VecDeque<u32>,
+    questions: VecDeque<Evaluate>,
+}
+
+/// Questions that wait at one preparer; one more is answered by the native fallback.
+const MAX_QUESTIONS: usize = 4_096;
+
+/// A policy of a service that rests after a fault.
+struct Ban {
+    bound: Bound,
+    fault: Fault,
+    since: Instant,
+    until: Instant,
+    pause: Duration,
+}
+
+/// What is known of one service.
+struct Entry {
+    latest: Arc<Snapshot>,
+    callers: Vec<Arc<Known>>,
+    queued: bool,
+    building: bool,
+    /// Something changed while it was being prepared.
+    dirty: bool,
+    waiters: Vec<(CallerId, Waiter)>,
+    built: Option<Built>,
+    bans: Vec<Ban>,
+    missing: Vec<PolicyVersion>,
+    /// Views for `n=all` and watches, of callers that no lookup has asked for.
+    evaluated: HashMap<CallerId, Arc<View>>,
+}
+
+struct Built {
+    views: HashMap<CallerId, Arc<View>>,
+    workers: Vec<usize>,
+    groups: Vec<u64>,
+    bytes: usize,
+}
+
+/// One row of cells, the same cell for every worker, and the services that live in it.
+struct Group {
+    members: HashSet<u32>,
+    bytes: usize,
+    cells: usize,
+    /// Whose, where it is a standard policy's, so that services may be put together.
+    shared: Option<PolicyVersion>,
+}
+
+/// The clerk's books.
+pub(crate) struct Clerk {
+    library: Arc<Library>,
+    counters: Arc<Counters>,
+    budget: usize,
+    services: HashMap<u32, Entry>,
+    groups: HashMap<u64, Group>,
+    next_group: u64,
+    bytes: usize,
+    lanes: Vec<Lane>,
+    workers: BTreeMap<usize, Arc<Inbox>>,
+    /// The clock that decides who is evicted: the front is looked at next.
+    clock: VecDeque<u32>,
+    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+}
+
+impl Clerk {
+    pub(crate) fn new(
+        library: Arc<Library>,
+        counters: Arc<Counters>,
+        budget: usize,
+        lanes: Vec<(LaneName, std::sync::mpsc::Sender<Job>)>,
+    ) -> Self {
+        let lane = |(name, jobs)| Lane {
+            name,
+            jobs,
+            busy: false,
+            queue: VecDeque::new(),
+            questions: VecDeque::new(),
+        };
+        Self {
+            library,
+            counters,
+            budget,
+            services: HashMap::new(),
+            groups: HashMap::new(),
+            next_group: 0,
+            bytes: 0,
+            lanes: lanes.into_iter().map(lane).collect(),
+            workers: BTreeMap::new(),
+            clock: VecDeque::new(),
+            timers: BinaryHeap::new(),
+        }
+    }
+
+    /// When it wants to be woken although no command came.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Bans that ended by `now`.
+    pub(crate) fn handle_timers(&mut self, now: Instant) {
+        while let Some(Reverse((at, slot))) = self.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            self.enqueue(slot, false);
+        }
+    }
+
+    /// Takes one command; [`Clerk::dispatch`] then hands out what follows from it.
+    pub(crate) fn handle(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Cold { worker, snapshot, caller, waiter } => self.cold(worker, snapshot, caller, waiter),
+            Command::Published(snapshot) => {
+                let slot = snapshot.slot;
+                if let Some(entry) = self.services.get_mut(&slot)
+                    && entry.latest.serial < snapshot.serial
+                {
+                    entry.latest = snapshot;
+                    entry.evaluated.clear();
+                    self.enqueue(slot, false);
+                }
+            }
+            Command::Removed(slot) => self.forget(slot),
+            Command::Failed { slot, culprit, fault } => self.failed(slot, culprit, fault, now),
+            Command::Again(slots) => slots.into_iter().for_each(|slot| self.enqueue(slot, false)),
+            Command::Inserted(version) => {
+                let wanting = self.services.iter().filter(|(_, entry)| entry.missing.contains(&version));
+                let wanting: Vec<u32> = wanting.map(|(slot, _)| *slot).collect();
+                wanting.into_iter().for_each(|slot| self.enqueue(slot, false));
+            }
+            Command::Bury(remains) => drop(remains),
+            Command::Evaluate(question) => self.evaluate(question),
+            Command::Prepared { lane, batch, workers, took } => {
+                self.free(lane);
+                self.prepared(batch, &workers, took, now);
+            }
+            Command::Evaluated { lane, slot, caller, view } => {
+                self.free(lane);
+                if let Some(entry) = self.services.get_mut(&slot)
+                    && entry.latest.serial == view.snapshot.serial
+                    && entry.evaluated.len() < MAX_VIEWS
+                {
+                    entry.evaluated.insert(caller, view);
+                }
+            }
+            Command::Joined(worker, inbox) => {
+                self.workers.insert(worker, inbox);
+            }
+            Command::Left(worker) => {
+                self.workers.remove(&worker);
+            }
+            Command::Stop => {}
+        }
+    }
+
+    /// Gives every idle preparer something to do.
+    pub(crate) fn dispatch(&mut self, now: Instant) {
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].busy {
+                continue;
+            }
+            let Some(job) = self.next_job(lane, now) else { continue };
+            let sent = self.lanes[lane].jobs.send(job).is_ok();
+            self.lanes[lane].busy = sent;
+        }
+        let counters = &self.counters;
+        counters.cache_bytes.store(self.bytes as u64, Ordering::Relaxed);
+        counters.services.store(self.services.len() as u64, Ordering::Relaxed);
+        counters.cells.store(self.groups.values().map(|g| g.cells as u64).sum(), Ordering::Relaxed);
+    }
+
+    fn free(&mut self, name: LaneName) {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name) {
+            lane.busy = false;
+        }
+    }
+
+    fn cold(&mut self, worker: usize, snapshot: Arc<Snapshot>, caller: Arc<Known>, waiter: Option<Waiter>) {
+        let slot = snapshot.slot;
+        let entry = self.services.entry(slot).or_insert_with(|| {
+            self.clock.push_back(slot);
+            Entry {
+                latest: Arc::clone(&snapshot),
+                callers: Vec::new(),
+                queued: false,
+                building: false,
+                dirty: false,
+                waiters: Vec::new(),
+                built: None,
+                bans: Vec::new(),
+                missing: Vec::new(),
+                evaluated: HashMap::new(),
+            }
+        });
+        if entry.latest.serial < snapshot.serial {
+            entry.latest = snapshot;
+            entry.evaluated.clear();
+        }
+        if let Some(built) = &entry.built
+            && built.views.contains_key(&caller.id)
+            && built.workers.contains(&worker)
+        {
+            // It lies in the worker's inbox already.
+            return;
+        }
+        if !entry.callers.iter().any(|known| known.id == caller.id) {
+            if entry.callers.len() >= MAX_VIEWS {
+                entry.forget_a_caller();
+                self.counters.forgotten_callers.fetch_add(1, Ordering::Relaxed);
+            }
+            entry.callers.push(Arc::clone(&caller));
+        }
+        entry.waiters.extend(waiter.map(|waiter| (caller.id, waiter)));
+        self.enqueue(slot, true);
+    }
+
+    fn enqueue(&mut self, slot: u32, first: bool) {
+        let Some(entry) = self.services.get_mut(&slot) else { return };
+        if entry.building {
+            entry.dirty = true;
+            return;
+        }
+        if entry.queued {
+            return;
+        }
+        entry.queued = true;
+        let name = lane_of(&self.library, &entry.latest.binding.active.version);
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name) {
+            if first { lane.queue.push_front(slot) } else { lane.queue.push_back(slot) }
+        }
+    }
+
+    fn next_job(&mut self, lane: usize, now: Instant) -> Option<Job> {
+        if let Some(question) = self.lanes[lane].questions.pop_front() {
+            let banned =
+                self.services.get(&question.snapshot.slot).map(|e| e.banned(now)).unwrap_or_default();
+            let snapshot = Arc::clone(&question.snapshot);
+            let order = Order { snapshot, callers: vec![Arc::clone(&question.caller)], banned };
+            return Some(Job::Evaluate { order, question });
+        }
+        let shared = self.lanes[lane].name == LaneName::House;
+        let mut slots = self.take_queued(lane, if shared { SHARED_SERVICES } else { 1 });
+        if slots.is_empty() && shared {
+            slots = self.sparse();
+        }
+        let orders: Vec<Order> = slots.into_iter().filter_map(|slot| self.order(slot, now)).collect();
+        if orders.is_empty() {
+            return None;
+        }
+        Some(Job::Prepare { orders, workers: self.workers.keys().copied().collect() })
+    }
+
+    /// The next services of a lane that are answered by the same version.
+    fn take_queued(&mut self, lane: usize, most: usize) -> Vec<u32> {
+        let mut version = None;
+        let mut taken = Vec::new();
+        let mut others = VecDeque::new();
+        while taken.len() < most
+            && let Some(slot) = self.lanes[lane].queue.pop_front()
+        {
+            let Some(entry) = self.services.get_mut(&slot) else { continue };
+            let wanted = entry.latest.binding.active.version;
+            if *version.get_or_insert(wanted) == wanted {
+                entry.queued = false;
+                taken.push(slot);
+            } else {
+                others.push_back(slot);
+            }
+        }
+        others.append(&mut self.lanes[lane].queue);
+        self.lanes[lane].queue = others;
+        taken
+    }
+
+    /// Services whose cells are mostly empty: every change of a service leaves a hole in the cell that it shared. Opened
+    /// anew together, they need fewer cells.
+    fn sparse(&self) -> Vec<u32> {
+        let mut by_version: HashMap<PolicyVersion, Vec<&Group>> = HashMap::new();
+        for group in self.groups.values() {
+            if let Some(version) = group.shared {
+                by_version.entry(version).or_default().push(group);
+            }
+        }
+        let Some(mut groups) = by_version.into_values().max_by_key(Vec::len) else { return Vec::new() };
+        let services: usize = groups.iter().map(|group| group.members.len()).sum();
+        if groups.len() <= 4 + 2 * services / SHARED_SERVICES {
+            return Vec::new();
+        }
+        groups.sort_unstable_by_key(|group| group.members.len());
+        let (mut merged, mut slots) = (0, BTreeSet::new());
+        for group in groups {
+            if slots.len() + group.members.len() > SHARED_SERVICES {
+                break;
+            }
+            let idle = |slot: &&u32| self.services.get(slot).is_some_and(|e| !e.building && !e.queued);
+            slots.extend(group.members.iter().filter(idle));
+            merged += 1;
+        }
+        if merged < 2 { Vec::new() } else { slots.into_iter().collect() }
+    }
+
+    fn order(&mut self, slot: u32, now: Instant) -> Option<Order> {
+        let entry = self.services.get_mut(&slot)?;
+        entry.building = true;
+        entry.dirty = false;
+        Some(Order {
+            snapshot: Arc::clone(&entry.latest),
+            callers: entry.callers.clone(),
+            banned: entry.banned(now),
+        })
+    }
+
+    fn prepared(&mut self, batch: Batch, workers: &[usize], took: Duration, now: Instant) {
+        let Batch { parcels, prepared, row_bytes, faults } = batch;
+        let counters = Arc::clone(&self.counters);
+        counters.preparations.fetch_add(prepared.len() as u64, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        counters.preparation_micros.fetch_add(micros, Ordering::Relaxed);
+        faults.into_iter().for_each(|kind| counters.fault(kind));
+        let shared = prepared.first().and_then(|p| self.standard_version(p.slot));
+        let first_group = self.next_group;
+        self.next_group += row_bytes.len() as u64;
+        for (row, bytes) in row_bytes.into_iter().enumerate() {
+            let group = Group { members: HashSet::new(), bytes, cells: workers.len(), shared };
+            self.groups.insert(first_group + row as u64, group);
+            self.bytes += bytes;
+        }
+        let gone: BTreeSet<u32> =
+            prepared.iter().map(|p| p.slot).filter(|slot| !self.services.contains_key(slot)).collect();
+        self.deliver(parcels, workers, &gone);
+        for prepared in prepared {
+            counters.prepared_views.fetch_add(prepared.views.len() as u64, Ordering::Relaxed);
+            self.settle(prepared, workers, first_group, now);
+        }
+        // A row that nobody could be seated in.
+        let empty: Vec<u64> = (first_group..self.next_group)
+            .filter(|g| self.groups.get(g).is_some_and(|g| g.members.is_empty()))
+            .collect();
+        empty.into_iter().for_each(|group| self.dissolve(group));
+        self.evict();
+    }
+
+    /// The version that serves a service, if it is one whose cells are shared.
+    fn standard_version(&self, slot: u32) -> Option<PolicyVersion> {
+        let version = self.services.get(&slot)?.latest.binding.active.version;
+        self.library.get(&version).filter(|c| c.is_standard()).map(|c| c.version())
+    }
+
+    fn deliver(&mut self, parcels: Vec<Parcel>, workers: &[usize], gone: &BTreeSet<u32>) {
+        for (mut parcel, worker) in parcels.into_iter().zip(workers) {
+            let Some(inbox) = self.workers.get(worker) else { continue };
+            parcel.services.retain(|(slot, _)| !gone.contains(slot));
+            let dropped = inbox.put(News::Prepared(parcel));
+            self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn settle(&mut self, prepared: Prepared, workers: &[usize], first_group: u64, now: Instant) {
+        let Prepared { slot, views, faults, rows } = prepared;
+        if !self.services.contains_key(&slot) {
+            return;
+        }
+        self.leave_groups(slot);
+        let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
+        for group in &groups {
+            if let Some(group) = self.groups.get_mut(group) {
+                group.members.insert(slot);
+            }
+        }
+        let mut retry = Vec::new();
+        let Some(entry) = self.services.get_mut(&slot) else { return };
+        entry.building = false;
+        entry.missing.clear();
+        for (bound, fault) in faults {
+            match fault.kind {
+                FaultKind::Missing => entry.missing.push(bound.version),
+                _ if fault.ends_instance() => retry.push(entry.ban(bound, fault, now)),
+                // A refusal of this snapshot is final; the next snapshot is asked again anyway.
+                _ => {}
+            }
+        }
+        let views: HashMap<CallerId, Arc<View>> = views.into_iter().collect();
+        let bytes: usize = views.values().map(|view| view.estimated_bytes()).sum();
+        let (answered, waiting) = std::mem::take(&mut entry.waiters)
+            .into_iter()
+            .partition(|(caller, _)| views.contains_key(caller));
+        entry.waiters = waiting;
+        self.counters.views.fetch_add(views.len() as u64, Ordering::Relaxed);
+        self.bytes += bytes;
+        entry.built = Some(Built { views, workers: workers.to_vec(), groups, bytes });
+        let again = entry.dirty || !entry.waiters.is_empty();
+        self.timers.extend(retry.into_iter().map(|until| Reverse((until, slot))));
+        let answered: Vec<(CallerId, Waiter)> = answered;
+        for (_, Waiter { done, place }) in answered {
+            drop(place);
+            // A lookup that has stopped waiting is answered already.
+            let _ = done.send(());
+        }
+        if again {
+            self.enqueue(slot, false);
+        }
+    }
+
+    fn failed(&mut self, slot: u32, culprit: Option<Bound>, fault: Fault, now: Instant) {
+        let Some(entry) = self.services.get_mut(&slot) else { return };
+        if let Some(bound) = culprit {
+            self.counters.fault(fault.kind);
+            let until = entry.ban(bound, fault, now);
+            self.timers.push(Reverse((until, slot)));
+            // Whoever shared a cell with it has lost that cell too.
+            let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
+            let others: Vec<u32> =
+                groups.iter().filter_map(|g| self.groups.get(g)).flat_map(|g| &g.members).copied().collect();
+            others.into_iter().for_each(|other| self.enqueue(other, false));
+        }
+        self.enqueue(slot, true);
+    }
+
+    fn evaluate(&mut self, question: Evaluate) {
+        self.counters.evaluations.fetch_add(1, Ordering::Relaxed);
+        let ready = self.services.get(&question.snapshot.slot).and_then(|entry| {
+            let built = entry.built.as_ref().and_then(|b| b.views.get(&question.caller.id));
+            let views = [built, entry.evaluated.get(&question.caller.id)];
+            views.into_iter().flatten().find(|v| v.snapshot.serial == question.snapshot.serial).cloned()
+        });
+        // With several plans and a key, only the policy knows which.
+        if let Some(view) = ready.filter(|view| question.key.is_none() || view.plans.plans.len() == 1) {
+            let plan = question.key.map(|_| 0);
+            let _ = question.answer.send((view, plan));
+            return;
+        }
+        let name = lane_of(&self.library, &question.snapshot.binding.active.version);
+        // One too many is dropped, and its caller falls back.
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name)
+            && lane.questions.len() < MAX_QUESTIONS
+        {
+            lane.questions.push_back(question);
+        }
+    }
+
+    fn forget(&mut self, slot: u32) {
+        if !self.services.contains_key(&slot) {
+            return;
+        }
+        self.leave_groups(slot);
+        self.services.remove(&slot);
+        for inbox in self.workers.values() {
+            let dropped = inbox.put(News::Forget(slot));
+            self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn leave_groups(&mut self, slot: u32) {
+        let Some(built) = self.services.get_mut(&slot).and_then(|entry| entry.built.take()) else { return };
+        self.counters.views.fetch_sub(built.views.len() as u64, Ordering::Relaxed);
+        self.bytes = self.bytes.saturating_sub(built.bytes);
+        for id in built.groups {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            group.members.remove(&slot);
+            if group.members.is_empty() {
+                self.dissolve(id);
+            }
+        }
+    }
+
+    fn dissolve(&mut self, id: u64) {
+        if let Some(group) = self.groups.remove(&id) {
+            self.bytes = self.bytes.saturating_sub(group.bytes);
+        }
+    }
+
+    /// Forgets services that were not used lately until the budget is kept.
+    fn evict(&mut self) {
+        // Twice around: the first time takes the marks away.
+        let mut looks = 2 * self.clock.len();
+        while self.bytes > self.budget && looks > 0 {
+            looks -= 1;
+            let Some(slot) = self.clock.pop_front() else { return };
+            let Some(entry) = self.services.get(&slot) else { continue };
+            let used = entry.built.as_ref().is_none_or(|built| {
+                // Every mark is taken, so no short circuit.
+                built.views.values().filter(|view| view.take_used()).count() > 0
+            });
+            if used || entry.building || entry.queued {
+                self.clock.push_back(slot);
+                continue;
+            }
+            self.forget(slot);
+            self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.clock.len() > 2 * self.services.len() + 64 {
+            let mut seen = HashSet::new();
+            let services = &self.services;
+            self.clock.retain(|slot| services.contains_key(slot) && seen.insert(*slot));
+        }
+    }
+}
+
+impl Entry {
+    fn banned(&self, now: Instant) -> Vec<(Bound, Fault)> {
+        let bans = self.bans.iter().filter(|ban| ban.until > now);
+        bans.map(|ban| (ban.bound.clone(), ban.fault.clone())).collect()
+    }
+
+    /// Lets a policy rest; returns until when.
+    fn ban(&mut self, bound: Bound, fault: Fault, now: Instant) -> Instant {
+        let binding = &self.latest.binding;
+        self.bans.retain(|ban| ban.bound == binding.active || binding.last_good.contains(&ban.bound));
+        if let Some(ban) = self.bans.iter_mut().find(|ban| ban.bound == bound) {
+            if ban.until > now {
+                return ban.until;
+            }
+            let same_trouble = now.duration_since(ban.since) < BACKOFF_FORGOTTEN;
+            ban.pause = if same_trouble { (ban.pause * 2).min(BACKOFF.1) } else { BACKOFF.0 };
+            ban.since = now;
+            ban.until = now + ban.pause;
+            ban.fault = fault;
+            return ban.until;
+        }
+        let until = now + BACKOFF.0;
+        self.bans.push(Ban { bound, fault, since: now, until, pause: BACKOFF.0 });
+        until
+    }
+
+    /// Makes room for one more caller: the first that was not used lately goes.
+    fn forget_a_caller(&mut self) {
+        let built = self.built.as_ref();
+        let unused = self.callers.iter().position(|known| {
+            built.and_then(|b| b.views.get(&known.id)).is_none_or(|view| !view.take_used())
+        });
+        // Where all were used, the marks are gone now, and the oldest goes.
+        self.callers.remove(unused.unwrap_or(0));
+    }
+}
+
+fn lane_of(library: &Library, version: &PolicyVersion) -> LaneName {
+    match library.get(version) {
+        Some(compiled) if compiled.is_standard() => LaneName::House,
+        Some(compiled) if compiled.is_slow() => LaneName::Slow,
+        Some(_) => LaneName::Quick,
+        None => LaneName::House,
+    }
+}

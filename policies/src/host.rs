@@ -1,0 +1,449 @@
+//! The host as the gateway sees it, and the threads that it runs.
+
+use crate::callers::{CallerId, Callers};
+use crate::clerk::{Clerk, Command, Evaluate, Job, LaneName, Place, Remains, Waiter};
+use crate::fault::{Fault, FaultKind};
+use crate::gate::{self, Rejected, Report};
+use crate::inbox::Inbox;
+use crate::library::{Compiled, Library, LibraryFull};
+use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING};
+use crate::preparation::{self, Order, Parcel};
+use crate::standard::{STANDARD, Standard};
+use crate::stats::{Counters, HostStats, WorkerCounters};
+use crate::view::{View, WARMING};
+use crate::worker::{Pending, Worker};
+use meridian_model::binding::Bound;
+use meridian_model::caller::Caller;
+use meridian_model::names::PolicyVersion;
+use meridian_model::selection::Words;
+use meridian_model::snapshot::Snapshot;
+use smol_str::SmolStr;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use wasmtime::Engine;
+
+/// What the gateway decides.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Estimated size of all routers and views, over all workers, in bytes.
+    pub router_cache_bytes: usize,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { router_cache_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// Why the host cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The engine refuses this machine: no memory, or a processor or kernel that it does not know.
+    #[error("the WebAssembly engine cannot run here: {0}")]
+    Engine(String),
+    /// The system gives no more threads.
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
+    /// A standard policy does not compile: this program was built wrongly.
+    #[error("the standard policy {0}: {1}")]
+    Standard(&'static str, Rejected),
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The view, prepared for exactly the snapshot that was asked about.
+    pub view: Arc<View>,
+    /// For a key, the position of its plan.
+    pub plan: Option<usize>,
+}
+
+/// What workers, the clerk and the preparers have in common.
+pub(crate) struct Shared {
+    commands: Sender<Command>,
+    pub(crate) callers: Callers,
+    pub(crate) counters: Arc<Counters>,
+    library: Arc<Library>,
+    engine: Engine,
+    waiting: Arc<AtomicUsize>,
+    workers: Mutex<BTreeMap<usize, Arc<WorkerCounters>>>,
+    next_worker: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn send(&self, command: Command) {
+        // Without clerk there is no host any more; whoever waits for an answer sees its sender dropped.
+        let _ = self.commands.send(command);
+    }
+
+    pub(crate) fn bury(&self, remains: Remains) {
+        if !(remains.cells.is_empty() && remains.views.is_empty()) {
+            self.send(Command::Bury(remains));
+        }
+    }
+
+    /// Asks for a preparation and lets the lookup wait, if it may.
+    pub(crate) fn ask(&self, worker: usize, snapshot: &Arc<Snapshot>, caller: CallerId) -> Pending {
+        let Some(caller) = self.callers.get(caller) else { return Pending(None) };
+        let place = Place::take(&self.waiting, MAX_WAITING);
+        let Some(place) = place else { return Pending(None) };
+        let (done, pending) = oneshot::channel();
+        let waiter = Some(Waiter { done, place });
+        self.send(Command::Cold { worker, snapshot: Arc::clone(snapshot), caller, waiter });
+        Pending(Some(pending))
+    }
+
+    /// Asks for a preparation.
+    pub(crate) fn ask_again(&self, worker: usize, snapshot: &Arc<Snapshot>, caller: CallerId) {
+        if let Some(caller) = self.callers.get(caller) {
+            self.send(Command::Cold { worker, snapshot: Arc::clone(snapshot), caller, waiter: None });
+        }
+    }
+
+    /// The native fallback for a lookup that cannot wait.
+    pub(crate) fn warming(&self, snapshot: &Arc<Snapshot>, caller: CallerId) -> Arc<View> {
+        let nobody = || Arc::new(Caller::in_zone(snapshot.region.clone(), None));
+        let caller = self.callers.get(caller).map_or_else(nobody, |known| Arc::clone(&known.caller));
+        Arc::new(View::fallback(snapshot, &caller, SmolStr::new_static(WARMING)))
+    }
+
+    pub(crate) fn joined(&self, worker: usize, counters: &Arc<WorkerCounters>) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.insert(worker, Arc::clone(counters));
+    }
+
+    pub(crate) fn left(&self, worker: usize, counters: &WorkerCounters) {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&worker);
+        self.counters.worker_left(counters);
+        self.send(Command::Left(worker));
+    }
+}
+
+/// Runs policies. Its threads end when it is dropped.
+pub struct Host {
+    shared: Arc<Shared>,
+}
+
+impl Host {
+    /// Starts the engine, the clerk and the preparers. A standard policy is compiled when the first service is bound to it,
+    /// unless [`Host::load_standard`] was called before.
+    ///
+    /// # Errors
+    /// The engine or the system refuses.
+    pub fn start(config: HostConfig) -> Result<Arc<Self>, HostError> {
+        let engine = limits::engine().map_err(|error| HostError::Engine(format!("{error:#}")))?;
+        let library = Arc::new(Library::default());
+        let counters = Arc::new(Counters::default());
+        let (commands, inbox) = mpsc::channel();
+        let mut lanes = Vec::new();
+        for name in LaneName::ALL {
+            let (jobs, queue) = mpsc::channel();
+            let lane = Lane {
+                name,
+                library: Arc::clone(&library),
+                engine: engine.clone(),
+                counters: Arc::clone(&counters),
+                done: commands.clone(),
+            };
+            spawn(lane.thread_name(), move || lane.run(&queue))?;
+            lanes.push((name, jobs));
+        }
+        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), config.router_cache_bytes, lanes);
+        spawn("policy-clerk", move || run_clerk(clerk, &inbox))?;
+        let weak = engine.weak();
+        spawn("policy-epochs", move || {
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                thread::sleep(limits::EPOCH_TICK);
+            }
+        })?;
+        let shared = Shared {
+            commands,
+            callers: Callers::default(),
+            counters,
+            library,
+            engine,
+            waiting: Arc::default(),
+            workers: Mutex::default(),
+            next_worker: AtomicUsize::new(0),
+        };
+        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+    }
+
+    /// Compiles a module and checks that it keeps the contract. Takes up to seconds of this thread; nothing is stored.
+    ///
+    /// # Errors
+    /// What the module lacks.
+    pub fn check(&self, module: &[u8]) -> Result<(Arc<Compiled>, Report), Rejected> {
+        compile(&self.shared.engine, &self.shared.counters, module, false)
+    }
+
+    /// Tries a config: opens the policy with it over a small made-up service and admits a caller.
+    ///
+    /// # Errors
+    /// The fault, mostly [`FaultKind::Open`] with the policy's own words.
+    pub fn try_config(&self, compiled: &Compiled, config: &str) -> Result<(), Fault> {
+        gate::try_config(compiled, config)
+    }
+
+    /// The compiled versions.
+    #[must_use]
+    pub fn library(&self) -> &Library {
+        &self.shared.library
+    }
+
+    /// Puts a version into the library. Services that are bound to it and wait for it are prepared.
+    ///
+    /// # Errors
+    /// The library is full.
+    pub fn insert(&self, compiled: Arc<Compiled>) -> Result<(), LibraryFull> {
+        let version = compiled.version();
+        self.shared.library.insert(compiled)?;
+        self.shared.send(Command::Inserted(version));
+        Ok(())
+    }
+
+    /// Compiles a standard policy, unless it is in the library already. Takes some 100 ms of this thread the first time.
+    ///
+    /// # Errors
+    /// It does not compile, or the library is full.
+    pub fn load_standard(&self, standard: &'static Standard) -> Result<PolicyVersion, HostError> {
+        let version = PolicyVersion::of(standard.module);
+        if !self.shared.library.contains(&version) {
+            let failed = |rejected| HostError::Standard(standard.name, rejected);
+            let (compiled, _) =
+                compile(&self.shared.engine, &self.shared.counters, standard.module, true).map_err(failed)?;
+            self.insert(compiled).map_err(|full| failed(Rejected::full(&full)))?;
+        }
+        Ok(version)
+    }
+
+    /// The binding where nothing is bound: the first standard policy, without config.
+    #[must_use]
+    pub fn built_in() -> Bound {
+        let [first, ..] = STANDARD;
+        #[allow(clippy::expect_used, reason = "a constant of this program, parsed by a test")]
+        let policy = first.name.parse().expect("names of standard policies fit the grammar");
+        Bound { policy, version: PolicyVersion::of(first.module), config: SmolStr::default() }
+    }
+
+    /// Tells that a service changed. Cheap, and never waits.
+    pub fn published(&self, snapshot: &Arc<Snapshot>) {
+        self.shared.send(Command::Published(Arc::clone(snapshot)));
+    }
+
+    /// Tells that the service of this slot is gone.
+    pub fn removed(&self, slot: u32) {
+        self.shared.send(Command::Removed(slot));
+    }
+
+    /// A worker for one thread.
+    #[must_use]
+    pub fn worker(&self) -> Worker {
+        let number = self.shared.next_worker.fetch_add(1, Ordering::Relaxed);
+        let inbox = Arc::new(Inbox::default());
+        self.shared.send(Command::Joined(number, Arc::clone(&inbox)));
+        Worker::new(Arc::clone(&self.shared), number, inbox)
+    }
+
+    /// What the policy gives this caller over exactly this snapshot; for a key also which plan. Off the path of lookups:
+    /// for `n=all`, explain and watches. After 500 ms the native fallback answers. Needs tokio's timer.
+    pub async fn evaluate(&self, snapshot: Arc<Snapshot>, caller: Caller, key: Option<u64>) -> Evaluation {
+        let known = self.shared.callers.intern(caller);
+        let caller = Arc::clone(&known.caller);
+        let (answer, answered) = oneshot::channel();
+        let question =
+            Evaluate { snapshot: Arc::clone(&snapshot), caller: known, key, seed: key.unwrap_or(0), answer };
+        self.shared.send(Command::Evaluate(question));
+        match tokio::time::timeout(EVALUATE_WAIT, answered).await {
+            Ok(Ok((view, plan))) => Evaluation { view, plan },
+            _ => {
+                let view = View::fallback(&snapshot, &caller, SmolStr::new_static(WARMING));
+                Evaluation { view: Arc::new(view), plan: key.map(|_| 0) }
+            }
+        }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> HostStats {
+        let workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let callers = self.shared.callers.count();
+        self.shared.counters.read(workers.values().map(AsRef::as_ref), callers)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.shared.send(Command::Stop);
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("library", &self.shared.library).finish_non_exhaustive()
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(|_| ())
+}
+
+fn compile(
+    engine: &Engine,
+    counters: &Counters,
+    module: &[u8],
+    standard: bool,
+) -> Result<(Arc<Compiled>, Report), Rejected> {
+    let begun = Instant::now();
+    let result = gate::check(engine, module, standard);
+    let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    counters.compile_micros.fetch_add(micros, Ordering::Relaxed);
+    let counter = if result.is_ok() { &counters.compiled } else { &counters.rejected };
+    counter.fetch_add(1, Ordering::Relaxed);
+    result
+}
+
+/// The standard policies by their versions.
+fn standards() -> &'static [(PolicyVersion, &'static Standard)] {
+    static VERSIONS: OnceLock<Vec<(PolicyVersion, &'static Standard)>> = OnceLock::new();
+    VERSIONS.get_or_init(|| STANDARD.iter().map(|s| (PolicyVersion::of(s.module), s)).collect())
+}
+
+fn run_clerk(mut clerk: Clerk, inbox: &Receiver<Command>) {
+    loop {
+        let wait = clerk.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
+        // A day: nothing is waited for.
+        let first = match inbox.recv_timeout(wait.unwrap_or(Duration::from_secs(86_400))) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let now = Instant::now();
+        // What came meanwhile is taken at once, so that it is prepared together.
+        for command in first.into_iter().chain(inbox.try_iter()) {
+            if matches!(command, Command::Stop) {
+                return;
+            }
+            clerk.handle(command, now);
+        }
+        clerk.handle_timers(now);
+        clerk.dispatch(now);
+    }
+}
+
+/// One preparer.
+struct Lane {
+    name: LaneName,
+    library: Arc<Library>,
+    engine: Engine,
+    counters: Arc<Counters>,
+    done: Sender<Command>,
+}
+
+impl Lane {
+    fn thread_name(&self) -> &'static str {
+        match self.name {
+            LaneName::House => "policy-house",
+            LaneName::Quick => "policy-quick",
+            LaneName::Slow => "policy-slow",
+        }
+    }
+
+    fn run(&self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let begun = Instant::now();
+            let report = match job {
+                Job::Prepare { orders, workers } => {
+                    orders.iter().for_each(|order| self.load_standards(order));
+                    let batch = preparation::prepare(&self.library, workers.len(), &orders);
+                    Command::Prepared { lane: self.name, batch, workers, took: begun.elapsed() }
+                }
+                Job::Evaluate { order, question } => self.evaluate(&order, question),
+            };
+            if self.done.send(report).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn load_standards(&self, order: &Order) {
+        let binding = &order.snapshot.binding;
+        let bound = std::iter::once(&binding.active).chain(&binding.last_good);
+        bound.for_each(|bound| self.load_standard(&bound.version));
+    }
+
+    /// Compiles a standard policy when the first service is bound to it.
+    fn load_standard(&self, version: &PolicyVersion) {
+        if self.library.contains(version) {
+            return;
+        }
+        let Some((_, standard)) = standards().iter().find(|(known, _)| known == version) else { return };
+        match compile(&self.engine, &self.counters, standard.module, true) {
+            Ok((compiled, _)) => {
+                if let Err(full) = self.library.insert(compiled) {
+                    tracing::error!(policy = standard.name, %full, "a standard policy cannot be loaded");
+                }
+            }
+            Err(rejected) => {
+                tracing::error!(policy = standard.name, %rejected, "a standard policy does not compile");
+            }
+        }
+    }
+
+    fn evaluate(&self, order: &Order, question: Evaluate) -> Command {
+        self.load_standards(order);
+        let mut batch = preparation::prepare(&self.library, 1, std::slice::from_ref(order));
+        let slot = order.snapshot.slot;
+        let parcel = batch.parcels.pop().unwrap_or_default();
+        let (view, plan) = route_once(parcel, &question, order);
+        let _ = question.answer.send((Arc::clone(&view), plan));
+        Command::Evaluated { lane: self.name, slot, caller: question.caller.id, view }
+    }
+}
+
+/// Routes a key through the chain of one fresh preparation.
+fn route_once(parcel: Parcel, question: &Evaluate, order: &Order) -> (Arc<View>, Option<usize>) {
+    let fallback =
+        |reason: SmolStr| Arc::new(View::fallback(&order.snapshot, &question.caller.caller, reason));
+    let Parcel { mut cells, services } = parcel;
+    let Some(post) = services.into_iter().flat_map(|(_, posts)| posts).next() else {
+        return (fallback(SmolStr::new_static(WARMING)), question.key.map(|_| 0));
+    };
+    let Some(key) = question.key else { return (post.view, None) };
+    let words = Words::of(question.seed);
+    let mut chain = vec![(post.view, post.seat)];
+    chain.extend(post.standby.map(|(view, seat)| (view, Some(seat))));
+    let mut failed: Option<Fault> = None;
+    for (view, seat) in chain {
+        let Some(cell) = seat.and_then(|seat| cells.get_mut(seat.cell).map(|cell| (cell, seat.handle)))
+        else {
+            return (view, Some(0));
+        };
+        let (cell, handle) = cell;
+        match cell.route(handle, key, words.route) {
+            Ok(plan) if (plan as usize) < view.plans.plans.len() => {
+                let view = match &failed {
+                    None => view,
+                    Some(fault) => Arc::new(view.after(fault)),
+                };
+                return (view, Some(plan as usize));
+            }
+            Ok(plan) => {
+                let detail = format!("plan {plan} of {}", view.plans.plans.len());
+                failed.get_or_insert(Fault::new(FaultKind::Route, detail));
+            }
+            Err(fault) => {
+                failed.get_or_insert(fault);
+            }
+        }
+    }
+    let reason = failed.map_or(SmolStr::new_static(WARMING), |f| smol_str::format_smolstr!("{f}"));
+    (fallback(reason), Some(0))
+}

@@ -1,0 +1,49 @@
+//! The Wasm host: it compiles policies, opens them over services off the answering path, and answers lookups from them.
+//!
+//! The way of a service through this crate: the keeper tells [`Host::published`]; the clerk (one thread) decides what is
+//! to be prepared; a preparer opens routers and views in a fresh instance, a *cell*, and expands the plans; each worker
+//! takes its cells from its inbox and from then on alone calls `route` on them. So a lookup touches nothing that another
+//! thread changes: no lock, no allocation, no waiting ([`Worker::lookup`]).
+//!
+//! What a policy cannot do, each with its place: be large or import anything ([`Host::check`]), run long or grow
+//! (`limits`), name what was not shown (`meridian_model::plan::expand`), send traffic to what may not receive it
+//! ([`Routed::pick`] looks at the current snapshot again), take others down with it (uploaded policies have a cell per
+//! service; only the standard ones share). Where it fails, its predecessor answers, then the native fallback, in the same
+//! lookup, and [`Outcome`] says so.
+//!
+//! State that a policy keeps between calls is not undone: it lives as long as its cell, on one worker. The gate refuses
+//! policies that show it, but cannot prove that there is none.
+//!
+//! Only this crate knows the engine; nothing of it is in the public interface.
+
+mod callers;
+mod cell;
+mod clerk;
+mod contract;
+mod drawn;
+mod fault;
+mod fingerprint;
+mod gate;
+mod host;
+mod inbox;
+mod library;
+mod limits;
+mod pick;
+mod preparation;
+mod standard;
+mod stats;
+mod trial;
+mod view;
+mod worker;
+
+pub use callers::CallerId;
+pub use fault::{Fault, FaultKind};
+pub use gate::{Rejected, Report};
+pub use host::{Evaluation, Host, HostConfig, HostError};
+pub use library::{Compiled, Library, LibraryFull};
+pub use limits::{COLD_WAIT, MAX_MEMORY_BYTES, MAX_MODULE_BYTES, MAX_VERSIONS, MAX_VIEWS};
+pub use pick::{ChosenBy, Pick, Picked, Picks, Routed};
+pub use standard::{STANDARD, Standard};
+pub use stats::HostStats;
+pub use view::{NOTHING_ELIGIBLE, Outcome, View, WARMING};
+pub use worker::{Lookup, Pending, Worker};

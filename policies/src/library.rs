@@ -1,0 +1,135 @@
+//! The compiled versions that this process knows, standard ones among them.
+
+use crate::contract::{ADMIT, INTERFACE, OPEN, PLANS, ROUTE};
+use crate::limits::{self, Limiter};
+use meridian_model::names::PolicyVersion;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use wasmtime::component::{Component, ComponentExportIndex, Instance, InstancePre};
+use wasmtime::{Engine, Store};
+
+/// Where the four functions of the contract stand in a component.
+pub(crate) struct Exports {
+    pub(crate) open: ComponentExportIndex,
+    pub(crate) admit: ComponentExportIndex,
+    pub(crate) plans: ComponentExportIndex,
+    pub(crate) route: ComponentExportIndex,
+}
+
+impl Exports {
+    /// The functions, or the name of the first that is not there.
+    pub(crate) fn find(component: &Component) -> Result<Self, &'static str> {
+        let (_, interface) = component.get_export(None, INTERFACE).ok_or(INTERFACE)?;
+        let find = |name| component.get_export_index(Some(&interface), name).ok_or(name);
+        Ok(Self { open: find(OPEN)?, admit: find(ADMIT)?, plans: find(PLANS)?, route: find(ROUTE)? })
+    }
+}
+
+/// One version, ready to be instantiated.
+pub struct Compiled {
+    version: PolicyVersion,
+    pre: InstancePre<Limiter>,
+    exports: Exports,
+    /// One of those that this program carries: its instances may be shared among services.
+    standard: bool,
+    slow: AtomicBool,
+}
+
+impl Compiled {
+    pub(crate) fn new(
+        version: PolicyVersion,
+        pre: InstancePre<Limiter>,
+        exports: Exports,
+        standard: bool,
+    ) -> Self {
+        Self { version, pre, exports, standard, slow: AtomicBool::new(false) }
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> PolicyVersion {
+        self.version
+    }
+
+    /// Whether it is one that this program carries.
+    #[must_use]
+    pub fn is_standard(&self) -> bool {
+        self.standard
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.pre.engine()
+    }
+
+    pub(crate) fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    pub(crate) fn instantiate(&self, store: &mut Store<Limiter>) -> wasmtime::Result<Instance> {
+        self.pre.instantiate(store)
+    }
+
+    /// Remembers how long a preparation took.
+    pub(crate) fn took(&self, time: Duration) {
+        self.slow.store(time > limits::SLOW_PREPARATION, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// The library holds as many versions as it may.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the library holds {} versions already; delete versions that nothing binds", limits::MAX_VERSIONS)]
+pub struct LibraryFull;
+
+/// The compiled versions.
+#[derive(Debug, Default)]
+pub struct Library {
+    versions: RwLock<HashMap<PolicyVersion, Arc<Compiled>>>,
+}
+
+impl Library {
+    /// Puts a version on the shelf. The same again changes nothing.
+    pub(crate) fn insert(&self, compiled: Arc<Compiled>) -> Result<(), LibraryFull> {
+        let mut versions = self.versions.write().unwrap_or_else(PoisonError::into_inner);
+        if versions.len() >= limits::MAX_VERSIONS && !versions.contains_key(&compiled.version) {
+            return Err(LibraryFull);
+        }
+        versions.entry(compiled.version).or_insert(compiled);
+        Ok(())
+    }
+
+    /// The version, if it is compiled.
+    #[must_use]
+    pub fn get(&self, version: &PolicyVersion) -> Option<Arc<Compiled>> {
+        self.versions.read().unwrap_or_else(PoisonError::into_inner).get(version).cloned()
+    }
+
+    /// Whether the version is compiled.
+    #[must_use]
+    pub fn contains(&self, version: &PolicyVersion) -> bool {
+        self.versions.read().unwrap_or_else(PoisonError::into_inner).contains_key(version)
+    }
+
+    /// Takes a version off the shelf. Cells that run it go on.
+    pub fn remove(&self, version: &PolicyVersion) {
+        self.versions.write().unwrap_or_else(PoisonError::into_inner).remove(version);
+    }
+
+    /// The versions that are compiled.
+    #[must_use]
+    pub fn versions(&self) -> Vec<PolicyVersion> {
+        self.versions.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}

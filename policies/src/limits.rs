@@ -1,0 +1,177 @@
+//! Every switch and limit of the engine and of the host, in one place, with its reason and what it does not limit.
+
+use std::time::Duration;
+use wasmtime::{Config, Engine, ResourceLimiter};
+
+/// Largest module (DESIGN 7). Does not limit what compiling it costs: that grows faster than its size for some modules,
+/// and the compiler runs in this process, on the caller's thread.
+pub const MAX_MODULE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Linear memory of one instance (DESIGN 7), also the sum over its memories. Does not limit how many instances there
+/// are: the budget of the router cache does.
+pub const MAX_MEMORY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Elements of one table. A Rust guest of 150 KB has some hundreds of functions in its table.
+const MAX_TABLE_ELEMENTS: usize = 20_000;
+
+/// Core instances, tables and memories that one component may bring. Components of other languages bring four or five.
+const MAX_CORE_INSTANCES: usize = 20;
+const MAX_TABLES: usize = 20;
+const MAX_MEMORIES: usize = 4;
+
+/// Stack of a guest. Workers call with at least 2 MiB of native stack, so a guest's overflow is its own trap.
+const WASM_STACK_BYTES: usize = 256 * 1024;
+
+/// Fuel of one `route` (DESIGN 7): some 20 µs. One unit is about one instruction, and one byte of bulk memory operations.
+pub(crate) const ROUTE_FUEL: u64 = 20_000;
+
+/// Fuel of each `open`, `admit` and `plans`, and of instantiation (DESIGN 7): 30 to 100 ms.
+pub(crate) const PREPARE_FUEL: u64 = 50_000_000;
+
+/// One tick of the epoch. Fuel is the budget; epochs are the net behind it, for whatever fuel does not count well. A
+/// process that does nothing wakes up this often.
+pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(4);
+
+/// Ticks that a `route` may see: about a quarter of a second. Far beyond what its fuel allows, because ticks also pass
+/// while a thread waits for its turn on a busy machine, and that must not be taken for a policy's fault.
+pub(crate) const ROUTE_TICKS: u64 = 64;
+
+/// Ticks that an `open`, `admit` or `plans` may see: about four seconds, for the same reason.
+pub(crate) const PREPARE_TICKS: u64 = 1_000;
+
+/// What one call may hand to the host, in bytes as the host holds them: lists that alias one another in the guest's
+/// memory are counted each time. 256 plans of 5,000 endpoints would be 20 MB; nobody needs both.
+const MAX_LIFTED_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest text of a refusal that is kept, in bytes.
+pub(crate) const MAX_DETAIL_BYTES: usize = 256;
+
+/// Views of one service; the least recently used callers beyond are forgotten (DESIGN 7).
+pub const MAX_VIEWS: usize = 1_024;
+
+/// Distinct callers that the host can tell apart at once. Beyond, all ids are given anew.
+pub(crate) const MAX_CALLERS: usize = 65_536;
+
+/// How long a cold lookup may wait for its own preparation (invariant 1).
+pub const COLD_WAIT: Duration = Duration::from_millis(20);
+
+/// How long [`Host::evaluate`](crate::Host::evaluate) may wait before the native fallback answers.
+pub(crate) const EVALUATE_WAIT: Duration = Duration::from_millis(500);
+
+/// Cold lookups that wait at once; one more is answered by the native fallback without waiting.
+pub(crate) const MAX_WAITING: usize = 16_384;
+
+/// Services that share one instance of a standard policy, at most. More save memory and cache misses; fewer are rebuilt
+/// sooner if it ever traps.
+pub(crate) const SHARED_SERVICES: usize = 64;
+
+/// A rebuilt service waits this long after a fault in `route` or `open`, doubled each time up to the second value.
+pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Two faults further apart than this are not the same trouble: the backoff begins anew.
+pub(crate) const BACKOFF_FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// A policy whose preparation took longer than this is prepared apart from the quick ones, so that it delays only
+/// policies like itself.
+pub(crate) const SLOW_PREPARATION: Duration = Duration::from_millis(5);
+
+/// Deliveries that may lie at a worker which makes no lookups. Beyond, they are dropped and made again when it wakes.
+pub(crate) const MAX_UNDELIVERED: usize = 64;
+
+/// Versions in the library, standard ones included. Each compiled one is some 0.2 to 10 MiB of code.
+pub const MAX_VERSIONS: usize = 256;
+
+/// The engine that compiles and runs every policy.
+pub(crate) fn engine() -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        // Budgets (DESIGN 7). They do not limit memory, nor time in the host.
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        // The same answer on every gateway, whatever its processor does with the payload of a NaN.
+        .cranelift_nan_canonicalization(true)
+        // Backtraces name functions of the guest, cost a walk at every trap, and nobody reads them here.
+        .wasm_backtrace_max_frames(None)
+        // A synchronous call costs a third of one that could be suspended.
+        .concurrency_support(false)
+        // What rustc emits for wasm32-unknown-unknown is needed: bulk memory, multi-value, reference types. All else is off:
+        // most of what was wrong with Wasm engines was wrong in these.
+        .wasm_simd(false)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false)
+        .wasm_extended_const(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false);
+    Engine::new(&config)
+}
+
+/// The limits of one store, and what it has used of them.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter {
+    memory_bytes: usize,
+    refused: bool,
+}
+
+impl Limiter {
+    /// Size of all linear memories.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Whether the guest asked for more memory than it may have. What it did then (mostly a trap) is told as `memory`.
+    pub(crate) fn refused(&self) -> bool {
+        self.refused
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let wanted = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if wanted > MAX_MEMORY_BYTES {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.memory_bytes = wanted;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let fits = desired <= MAX_TABLE_ELEMENTS;
+        self.refused |= !fits;
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_CORE_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+}
+
+/// A store under these limits.
+pub(crate) fn store(engine: &Engine) -> wasmtime::Store<Limiter> {
+    let mut store = wasmtime::Store::new(engine, Limiter::default());
+    store.limiter(|limiter| limiter);
+    store.set_hostcall_fuel(MAX_LIFTED_BYTES);
+    store.epoch_deadline_trap();
+    store
+}

@@ -1,0 +1,447 @@
+//! The side of the host that answers lookups: one worker per thread, with cells that no other thread touches.
+
+use crate::callers::{CallerId, Memory};
+use crate::cell::{Cell, Handle};
+use crate::clerk::{Command, Remains};
+use crate::fault::{Fault, FaultKind};
+use crate::host::Shared;
+use crate::inbox::{Inbox, Mail, News};
+use crate::limits::{COLD_WAIT, MAX_VIEWS};
+use crate::pick::Routed;
+use crate::preparation::{Parcel, Post};
+use crate::stats::WorkerCounters;
+use crate::view::View;
+use meridian_model::binding::{Bound, Effective};
+use meridian_model::names::{RegionName, ZoneName};
+use meridian_model::plan::ReadyPlans;
+use meridian_model::selection::Words;
+use meridian_model::snapshot::Snapshot;
+use smol_str::format_smolstr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A stopgap asks for its view again after this, in case the first request was lost.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// One thread's part of the host: it looks up, and never waits.
+pub struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+    inbox: Arc<Inbox>,
+    counters: Arc<WorkerCounters>,
+    memory: Memory,
+    /// By the slot of the snapshot.
+    services: Vec<Warm>,
+    cells: Cells,
+    /// What answered last where there was no room to keep it.
+    scratch: Option<Arc<View>>,
+}
+
+/// What a worker holds of one service: a desk for each caller, in the order of their numbers. Every pointer between a
+/// service and its answer is a cache miss where services are many, so there is one.
+#[derive(Default)]
+struct Warm {
+    desks: Vec<Desk>,
+}
+
+/// Where one caller is answered.
+struct Desk {
+    caller: CallerId,
+    view: Arc<View>,
+    seat: Option<Seat>,
+    standby: Option<Box<(Arc<View>, Seat)>>,
+    /// Made by this worker because nothing was there, and when the real one was asked for.
+    stopgap: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Seat {
+    cell: u32,
+    handle: Handle,
+}
+
+struct Housed {
+    cell: Cell,
+    /// How many seats lead here.
+    seats: u32,
+}
+
+#[derive(Default)]
+struct Cells {
+    housed: Vec<Option<Housed>>,
+    free: Vec<u32>,
+}
+
+/// What a lookup comes to, if nothing is waited for.
+#[derive(Debug)]
+pub enum Lookup<'a> {
+    /// A view answered.
+    Routed(Routed<'a>),
+    /// Nothing is prepared for this caller here. Wait for it, bounded, then call [`Worker::lookup_now`].
+    Cold(Pending),
+}
+
+/// A preparation that was asked for.
+#[derive(Debug)]
+pub struct Pending(pub(crate) Option<oneshot::Receiver<()>>);
+
+impl Pending {
+    /// Waits until it is done, at most [`COLD_WAIT`]. Needs tokio's timer.
+    pub async fn wait(self) {
+        if let Some(done) = self.0 {
+            // Both a lost host and too long a wait lead to the fallback.
+            let _ = tokio::time::timeout(COLD_WAIT, done).await;
+        }
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize, inbox: Arc<Inbox>) -> Self {
+        let counters = Arc::new(WorkerCounters::default());
+        shared.joined(number, &counters);
+        Self {
+            shared,
+            number,
+            inbox,
+            counters,
+            memory: Memory::new(),
+            services: Vec::new(),
+            cells: Cells::default(),
+            scratch: None,
+        }
+    }
+
+    /// The number of the caller that asks from `zone` with those of `labels` that the binding lets through.
+    ///
+    /// Without labels it is the same for every binding, so a batch may ask once.
+    pub fn caller(
+        &mut self,
+        region: &RegionName,
+        binding: &Effective,
+        zone: Option<&ZoneName>,
+        labels: &[(&str, &str)],
+    ) -> CallerId {
+        self.memory.id(&self.shared.callers, region, binding, zone, labels)
+    }
+
+    /// Routes a lookup. `key` is the hash of its key, `seed` the entropy that takes its place where there is none.
+    ///
+    /// Never waits, and allocates nothing when the view is there and its policy runs.
+    #[inline]
+    pub fn lookup(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        caller: CallerId,
+        key: Option<u64>,
+        seed: u64,
+    ) -> Lookup<'_> {
+        if self.inbox.is_full() {
+            self.tend();
+        }
+        let words = Words::of(key.unwrap_or(seed));
+        let routed = self.route(snapshot, caller, key, words);
+        match routed.and_then(|(place, plan)| Some((self.desk(snapshot.slot, place)?, plan))) {
+            Some((desk, plan)) => Lookup::Routed(Routed::new(&desk.view, plan, key, words)),
+            None => {
+                self.counters.cold.add(1);
+                Lookup::Cold(self.shared.ask(self.number, snapshot, caller))
+            }
+        }
+    }
+
+    /// Routes a lookup; where nothing is prepared, the native fallback answers with the reason `warming`.
+    pub fn lookup_now(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        caller: CallerId,
+        key: Option<u64>,
+        seed: u64,
+    ) -> Routed<'_> {
+        self.tend();
+        let words = Words::of(key.unwrap_or(seed));
+        let (place, plan) = match self.route(snapshot, caller, key, words) {
+            Some((place, plan)) => (Some(place), plan),
+            None => (self.stop_gap(snapshot, caller), 0),
+        };
+        let warm = self.services.get(snapshot.slot as usize);
+        let desk = place.and_then(|place| warm.and_then(|w| w.desks.get(place)));
+        let view = match desk {
+            Some(desk) => &desk.view,
+            None => self.scratch.insert(self.shared.warming(snapshot, caller)),
+        };
+        Routed::new(view, plan, key, words)
+    }
+
+    /// Takes what the preparers have made ready and gives back what is no longer needed. Lookups do it too; a thread that
+    /// may be idle for long should call it now and then (ten times a second), so that memory is given back.
+    pub fn tend(&mut self) {
+        if !self.inbox.is_full() {
+            return;
+        }
+        let Some(Mail { news, lost, removed }) = self.inbox.take() else { return };
+        let mut remains = Remains::default();
+        for slot in removed {
+            self.forget(slot, &mut remains);
+        }
+        for news in news {
+            match news {
+                News::Prepared(parcel) => self.unpack(parcel, &mut remains),
+                News::Forget(slot) => self.forget(slot, &mut remains),
+            }
+        }
+        if !lost.is_empty() {
+            self.shared.send(Command::Again(lost));
+        }
+        self.shared.bury(remains);
+    }
+
+    #[inline]
+    fn desk(&self, slot: u32, place: usize) -> Option<&Desk> {
+        self.services.get(slot as usize)?.desks.get(place)
+    }
+
+    /// The caller's place at the service, and the plan that answers.
+    #[inline]
+    fn route(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        caller: CallerId,
+        key: Option<u64>,
+        words: Words,
+    ) -> Option<(usize, usize)> {
+        let warm = self.services.get(snapshot.slot as usize)?;
+        let place = warm.place(caller)?;
+        let desk = warm.desks.get(place)?;
+        self.counters.lookups.add(1);
+        desk.view.mark_used();
+        let Some(seat) = desk.seat else {
+            if desk.stopgap.is_some() {
+                self.still_warming(snapshot, caller, place);
+            }
+            // The native fallback has one plan.
+            return Some((place, 0));
+        };
+        self.counters.calls.add(1);
+        match self.cells.route(seat, &desk.view.plans, key, words) {
+            Ok(plan) => Some((place, plan)),
+            Err(failure) => Some((place, self.fall(snapshot, place, failure, key, words))),
+        }
+    }
+
+    /// The policy failed in this lookup: its predecessor answers, or the native fallback, now and until the service is
+    /// prepared again.
+    #[cold]
+    fn fall(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        place: usize,
+        failure: Failure,
+        key: Option<u64>,
+        words: Words,
+    ) -> usize {
+        let Some(warm) = self.services.get_mut(snapshot.slot as usize) else { return 0 };
+        let Some(desk) = warm.desks.get_mut(place) else { return 0 };
+        let mut remains = Remains::default();
+        self.shared.send(report(snapshot.slot, &desk.view, &failure));
+        let fault = &failure.fault;
+        let mut answer = None;
+        if let Some((view, seat)) = desk.standby.take().map(|standby| *standby) {
+            match self.cells.route(seat, &view.plans, key, words) {
+                Ok(plan) => {
+                    answer = Some((Arc::new(view.after(fault)), Some(seat), plan));
+                }
+                Err(second) => {
+                    self.shared.send(report(snapshot.slot, &view, &second));
+                    self.cells.leave(seat, &mut remains);
+                }
+            }
+            remains.views.push(view);
+        }
+        let (view, seat, plan) = answer.unwrap_or_else(|| {
+            let reason = format_smolstr!("{fault}");
+            (Arc::new(View::fallback(snapshot, &desk.view.caller, reason)), None, 0)
+        });
+        remains.views.push(std::mem::replace(&mut desk.view, view));
+        if let Some(left) = std::mem::replace(&mut desk.seat, seat) {
+            self.cells.leave(left, &mut remains);
+        }
+        self.shared.bury(remains);
+        plan
+    }
+
+    #[cold]
+    fn still_warming(&mut self, snapshot: &Arc<Snapshot>, caller: CallerId, place: usize) {
+        self.counters.warming.add(1);
+        let Some(warm) = self.services.get_mut(snapshot.slot as usize) else { return };
+        let Some(desk) = warm.desks.get_mut(place) else { return };
+        if let Some(asked) = &mut desk.stopgap
+            && asked.elapsed() > ASK_AGAIN
+        {
+            *asked = Instant::now();
+            self.shared.ask_again(self.number, snapshot, caller);
+        }
+    }
+
+    /// Puts the native fallback where nothing is prepared, until something is. None if there is no room for it.
+    #[cold]
+    fn stop_gap(&mut self, snapshot: &Arc<Snapshot>, caller: CallerId) -> Option<usize> {
+        self.counters.warming.add(1);
+        self.shared.ask_again(self.number, snapshot, caller);
+        let view = self.shared.warming(snapshot, caller);
+        let warm = self.service_mut(snapshot.slot);
+        if warm.desks.len() >= MAX_VIEWS {
+            return None;
+        }
+        let place =
+            warm.desks.binary_search_by_key(&caller, |desk| desk.caller).unwrap_or_else(|place| place);
+        let stopgap = Some(Instant::now());
+        warm.desks.insert(place, Desk { caller, view, seat: None, standby: None, stopgap });
+        Some(place)
+    }
+
+    fn service_mut(&mut self, slot: u32) -> &mut Warm {
+        let slot = slot as usize;
+        if self.services.len() <= slot {
+            self.services.resize_with(slot + 1, Warm::default);
+        }
+        &mut self.services[slot]
+    }
+
+    fn unpack(&mut self, parcel: Parcel, remains: &mut Remains) {
+        let housed: Vec<u32> = parcel.cells.into_iter().map(|cell| self.cells.house(cell)).collect();
+        for (slot, mut posts) in parcel.services {
+            self.forget(slot, remains);
+            posts.sort_unstable_by_key(|post| post.caller);
+            let cells = &mut self.cells;
+            let mut enter = |seat: crate::preparation::Seat| {
+                let cell = housed.get(seat.cell).copied()?;
+                cells.enter(cell);
+                Some(Seat { cell, handle: seat.handle })
+            };
+            let desk = |Post { caller, view, seat, standby }: Post| {
+                let seat = seat.and_then(&mut enter);
+                let standby = standby.and_then(|(view, seat)| Some(Box::new((view, enter(seat)?))));
+                Desk { caller, view, seat, standby, stopgap: None }
+            };
+            let desks = posts.into_iter().map(desk).collect();
+            *self.service_mut(slot) = Warm { desks };
+        }
+        for cell in housed {
+            self.cells.clear_if_empty(cell, remains);
+        }
+    }
+
+    fn forget(&mut self, slot: u32, remains: &mut Remains) {
+        let Some(warm) = self.services.get_mut(slot as usize) else { return };
+        for desk in std::mem::take(&mut warm.desks) {
+            remains.views.push(desk.view);
+            if let Some(seat) = desk.seat {
+                self.cells.leave(seat, remains);
+            }
+            if let Some((view, seat)) = desk.standby.map(|standby| *standby) {
+                remains.views.push(view);
+                self.cells.leave(seat, remains);
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.left(self.number, &self.counters);
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Warm {
+    #[inline]
+    fn place(&self, caller: CallerId) -> Option<usize> {
+        self.desks.binary_search_by_key(&caller, |desk| desk.caller).ok()
+    }
+}
+
+/// A fault in `route`, and whether it was this call's own: another service in the same cell may have been first.
+struct Failure {
+    fault: Fault,
+    own: bool,
+}
+
+impl Cells {
+    #[inline]
+    fn route(
+        &mut self,
+        seat: Seat,
+        plans: &ReadyPlans,
+        key: Option<u64>,
+        words: Words,
+    ) -> Result<usize, Failure> {
+        let Some(Some(housed)) = self.housed.get_mut(seat.cell as usize) else {
+            return Err(Failure { fault: Fault::new(FaultKind::Trap, ""), own: false });
+        };
+        let own = !housed.cell.has_ended();
+        let plan = housed
+            .cell
+            .route(seat.handle, key.unwrap_or(0), words.route)
+            .map_err(|fault| Failure { fault, own })? as usize;
+        if plan < plans.plans.len() {
+            return Ok(plan);
+        }
+        let detail = format!("plan {plan} of {}", plans.plans.len());
+        Err(Failure { fault: Fault::new(FaultKind::Route, detail), own })
+    }
+
+    fn house(&mut self, cell: Cell) -> u32 {
+        let housed = Some(Housed { cell, seats: 0 });
+        match self.free.pop() {
+            Some(at) => {
+                if let Some(place) = self.housed.get_mut(at as usize) {
+                    *place = housed;
+                }
+                at
+            }
+            None => {
+                self.housed.push(housed);
+                // More than 2^32 instances do not fit any machine.
+                u32::try_from(self.housed.len() - 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    fn enter(&mut self, cell: u32) {
+        if let Some(Some(housed)) = self.housed.get_mut(cell as usize) {
+            housed.seats += 1;
+        }
+    }
+
+    fn leave(&mut self, seat: Seat, remains: &mut Remains) {
+        if let Some(Some(housed)) = self.housed.get_mut(seat.cell as usize) {
+            housed.seats = housed.seats.saturating_sub(1);
+        }
+        self.clear_if_empty(seat.cell, remains);
+    }
+
+    fn clear_if_empty(&mut self, cell: u32, remains: &mut Remains) {
+        let Some(place) = self.housed.get_mut(cell as usize) else { return };
+        if place.as_ref().is_some_and(|housed| housed.seats == 0)
+            && let Some(housed) = place.take()
+        {
+            remains.cells.push(housed.cell);
+            self.free.push(cell);
+        }
+    }
+}
+
+/// What the clerk must know of a failure: which policy is to rest, or only that the service lost its cell.
+fn report(slot: u32, view: &View, failure: &Failure) -> Command {
+    let binding = &view.snapshot.binding;
+    let mut bound = std::iter::once(&binding.active).chain(&binding.last_good);
+    let culprit: Option<Bound> =
+        bound.find(|b| b.version == view.version && b.policy == view.policy && failure.own).cloned();
+    Command::Failed { slot, culprit, fault: failure.fault.clone() }
+}

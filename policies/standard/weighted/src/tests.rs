@@ -1,0 +1,147 @@
+use meridian_sdk_wasm::testing::{self, Asked, Service, caller};
+use proptest::prelude::*;
+
+use super::Weighted;
+
+const A: &str = "ap-south-1a";
+const B: &str = "ap-south-1b";
+
+fn ask(config: &str, service: &Service) -> Asked {
+    testing::ask::<Weighted>(config, service, &caller(A)).unwrap()
+}
+
+fn near(actual: f64, expected: f64) {
+    assert!((actual - expected).abs() < 1e-4, "{actual}, not {expected}");
+}
+
+/// Two versions, blue and green, in each of two zones, and one endpoint without version or tag.
+fn service() -> Service {
+    let service = Service::named("orders-api").endpoint("plain", |e| e.zone(A));
+    [A, B].into_iter().fold(service, |service, zone| {
+        service
+            .endpoint(&format!("{zone}-1"), |e| e.zone(zone).version("1").group("old").tag("blue"))
+            .endpoint(&format!("{zone}-2"), |e| e.zone(zone).version("2").group("new").tag("green"))
+    })
+}
+
+#[test]
+fn weights_split_lookups() {
+    let asked = ask(r#"{"weights": {"version:1": 80, "version:2": 20}}"#, &service());
+    assert_eq!(asked.plans(), [("version:1", 8_000), ("version:2", 2_000)]);
+    near(asked.share_of(&format!("{A}-1")), 0.8);
+    near(asked.share_of_version("2"), 0.2);
+    near(asked.share_of("plain"), 0.0);
+    let mixed = ask(r#"{"weights": {"group:old": 1, "tag:green": 1}, "unmatchedWeight": 2}"#, &service());
+    near(mixed.share_of("plain"), 0.5);
+    near(mixed.share_of_tag("green"), 0.25);
+}
+
+#[test]
+fn without_weights_it_is_zone_fallback() {
+    let asked = ask("", &service());
+    assert_eq!(asked.plans(), [("unmatched", 10_000)]);
+    near(asked.share_of_zone(A), 1.0);
+    near(asked.share_of("plain"), 1.0 / 3.0);
+}
+
+#[test]
+fn blue_green_sends_nothing_to_blue_while_green_lives() {
+    let config = r#"{"weights": {"tag:blue": 0, "tag:green": 100}}"#;
+    let asked = ask(config, &service());
+    near(asked.share_of_tag("green"), 1.0);
+    assert_eq!(asked.tiers()[..2], [[format!("{A}-2")], [format!("{B}-2")]]);
+
+    let dead = Service::named("orders-api")
+        .endpoint("blue", |e| e.zone(A).tag("blue"))
+        .endpoint("green", |e| e.zone(A).tag("green").unhealthy());
+    near(ask(config, &dead).share_of("blue"), 1.0);
+    let never = r#"{"weights": {"tag:blue": 0, "tag:green": 100}, "zeroWeight": "never"}"#;
+    assert!(ask(never, &dead).refuses("tag:green"));
+    let asked = ask(never, &service());
+    assert_eq!(asked.tiers(), [[format!("{A}-2")], [format!("{B}-2")]]);
+}
+
+#[test]
+fn a_zero_weight_wins_over_any_other() {
+    let both = Service::named("orders-api")
+        .endpoint("bad", |e| e.zone(A).version("2").tag("bad"))
+        .endpoint("good", |e| e.zone(A).version("2"));
+    let asked = ask(r#"{"weights": {"version:2": 100, "tag:bad": 0}}"#, &both);
+    near(asked.share_of("good"), 1.0);
+}
+
+#[test]
+fn an_ailing_side_hands_on_to_the_others() {
+    let config = r#"{"weights": {"version:1": 50, "version:2": 50}}"#;
+    let half = Service::named("orders-api")
+        .endpoint("one", |e| e.zone(A).version("1"))
+        .endpoint("two", |e| e.zone(A).version("2"))
+        .endpoint("two-sick", |e| e.zone(A).version("2").unhealthy());
+    let asked = ask(config, &half);
+    near(asked.share_of("one"), 0.65);
+    near(asked.share_of("two"), 0.35);
+    let empty = Service::named("orders-api").endpoint("one", |e| e.zone(A).version("1"));
+    near(ask(config, &empty).share_of("one"), 1.0);
+}
+
+#[test]
+fn other_regions_serve_only_what_has_a_weight() {
+    let abroad = |config: &str| {
+        let service = Service::named("orders-api").remote("eu-west-1", |r| {
+            r.subset("x", "1", "old", 1, 1).subset("x", "2", "new", 1, 1).subset("x", "3", "", 1, 1)
+        });
+        let asked = ask(config, &service);
+        asked.tiers_of(asked.plans()[0].0).concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let never = |weights: &str| abroad(&format!(r#"{{"weights": {{{weights}}}, "zeroWeight": "never"}}"#));
+    assert_eq!(never(r#""version:1": 1"#), ["eu-west-1/x/1/old"]);
+    assert_eq!(never(r#""version:1": 0, "tag:green": 1"#), ["eu-west-1/x/2/new", "eu-west-1/x/3/"]);
+    assert_eq!(abroad(""), ["eu-west-1"]);
+}
+
+#[test]
+fn senseless_configs_are_refused_by_name() {
+    let many = (0..32).map(|n| format!(r#""version:{n}": 1"#)).collect::<Vec<_>>().join(",");
+    for (config, named) in [
+        (r#"{"weights": {"versoin:1": 80}}"#.to_owned(), "versoin:1"),
+        (r#"{"weights": {"version:": 80}}"#.to_owned(), "version:"),
+        (r#"{"weights": {"version:1": -1}}"#.to_owned(), "weights.version:1"),
+        (r#"{"weights": {"version:1": 1000001}}"#.to_owned(), "weights.version:1"),
+        (r#"{"weights": {"version:1": 0}}"#.to_owned(), "weights"),
+        (r#"{"unmatchedWeight": 1.5}"#.to_owned(), "unmatchedWeight"),
+        (r#"{"zeroWeight": "maybe"}"#.to_owned(), "zeroWeight"),
+        (r#"{"weight": {}}"#.to_owned(), "weight"),
+        (format!(r#"{{"weights": {{{many}}}}}"#), "31"),
+    ] {
+        let refusal = testing::ask::<Weighted>(&config, &service(), &caller(A)).err().unwrap();
+        assert!(refusal.contains(named), "{config}: {refusal}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_growing_weight_only_draws_keys_to_its_side(one in 1u32..1_000, two in 1u32..1_000, rest in 0u32..1_000, by in 1u32..1_000) {
+        let at = |two: u32| {
+            ask(&format!(r#"{{"weights": {{"version:1": {one}, "version:2": {two}}}, "unmatchedWeight": {rest}}}"#), &service())
+        };
+        let (before, after) = (at(two), at(two + by));
+        for n in 0..200 {
+            let key = format!("user-{n}");
+            let (was, is) = (before.plan_for_key(&key), after.plan_for_key(&key));
+            prop_assert!(was == is || is == "version:2", "{} went from {} to {}", key, was, is);
+        }
+    }
+
+    #[test]
+    fn a_zero_weight_gets_nothing_while_others_live(blue in 1u32..100, sick in any::<[bool; 4]>()) {
+        prop_assume!(!sick[0] || !sick[1]);
+        let service = sick.iter().enumerate().fold(Service::named("orders-api"), |service, (n, sick)| {
+            service.endpoint(&format!("e-{n}"), |e| {
+                let e = e.zone(if n % 2 == 0 { A } else { B }).tag(if n < 2 { "blue" } else { "green" });
+                if *sick { e.unhealthy() } else { e }
+            })
+        });
+        let asked = ask(&format!(r#"{{"weights": {{"tag:blue": {blue}, "tag:green": 0}}}}"#), &service);
+        near(asked.share_of_tag("blue"), 1.0);
+    }
+}

@@ -1,0 +1,334 @@
+//! Near before far: the caller's zone, then its region, then other regions, spilling gradually as health falls.
+//!
+//! A level (a zone, the rest of the region, another region) can carry its healthy fraction times the overprovisioning
+//! factor, at most all; what it cannot carry goes on to the next level, so there is no health at which traffic jumps.
+//! Envoy distributes load over priorities in the same way.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::caller::Caller;
+use crate::order::sorted;
+use crate::plan::{Destination, Plan, Tier};
+use crate::service::{Endpoint, Freshness, Remote, Service, Status, Subset};
+
+/// How locality is weighed against health. Every field has a default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Settings {
+    /// How much more than its part of the load the rest of a level can carry. With the default of 1.4 a level keeps all of
+    /// its traffic down to 71.4 % healthy.
+    pub overprovisioning_factor: Overprovisioning,
+    /// When other regions are used.
+    pub region_fallback: RegionFallback,
+}
+
+/// An overprovisioning factor, 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Overprovisioning {
+    parts: u32,
+}
+
+impl Default for Overprovisioning {
+    fn default() -> Self {
+        Overprovisioning { parts: 14_000 }
+    }
+}
+
+impl TryFrom<f64> for Overprovisioning {
+    type Error = &'static str;
+
+    fn try_from(factor: f64) -> Result<Self, Self::Error> {
+        if (1.0..=100.0).contains(&factor) {
+            Ok(Overprovisioning { parts: (factor * 10_000.0 + 0.5) as u32 })
+        } else {
+            Err("a number from 1 to 100 is expected")
+        }
+    }
+}
+
+/// When other regions are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RegionFallback {
+    /// They take what the region's health cannot carry.
+    #[default]
+    Gradual,
+    /// They take everything once nothing healthy is left in the region, and nothing before.
+    WhenEmpty,
+    /// Never.
+    Never,
+}
+
+/// A part of a service, described by what belongs to it.
+pub trait Side {
+    /// Whether the endpoint belongs to it.
+    fn has(&self, endpoint: Endpoint<'_>) -> bool;
+    /// Whether another region's subset belongs to it.
+    fn has_subset(&self, subset: Subset<'_>) -> bool;
+    /// What reasons call it; empty where there is nothing to tell it from.
+    fn name(&self) -> &str {
+        ""
+    }
+}
+
+/// All of the service.
+#[derive(Clone, Copy, Debug)]
+pub struct Everyone;
+
+impl Side for Everyone {
+    fn has(&self, _: Endpoint<'_>) -> bool {
+        true
+    }
+
+    fn has_subset(&self, _: Subset<'_>) -> bool {
+        true
+    }
+}
+
+/// Parts in a million: what level can carry, and what it gets.
+type Load = u128;
+const ALL: Load = 1_000_000;
+
+/// What the weights of a mixed tier add up to, so that an endpoint's part of a small spill is still exact.
+const MIXED_TIER: u128 = 1 << 30;
+
+#[derive(Clone, Debug)]
+struct Level {
+    reason: String,
+    members: Vec<(Destination, u64)>,
+    capacity: Load,
+}
+
+impl Level {
+    fn weight(&self) -> u128 {
+        self.members.iter().map(|(_, weight)| u128::from(*weight)).sum()
+    }
+}
+
+/// The levels of one side for one caller, nearest first.
+#[derive(Clone)]
+pub struct Levels<'a> {
+    service: &'a Service,
+    local: Vec<Level>,
+    remote: Vec<Level>,
+    /// Only when everything above is empty: evacuated zones and regions, and those not heard of.
+    last: Vec<Level>,
+}
+
+impl<'a> Levels<'a> {
+    /// The levels of one side.
+    pub fn of(service: &'a Service, caller: &Caller, settings: Settings, side: &dyn Side) -> Self {
+        let builder = Builder { service, settings, side };
+        let own = |endpoint: &Endpoint<'_>| !caller.zone.is_empty() && endpoint.zone() == caller.zone;
+        let draining = |endpoint: &Endpoint<'_>| service.is_draining_zone(endpoint.zone());
+        let nearest = builder.local("own zone", &|one| own(one) && !draining(one));
+        let rest =
+            if nearest.members.is_empty() && nearest.capacity == 0 { "the region" } else { "other zones" };
+        let mut levels = Levels {
+            service,
+            local: vec![nearest, builder.local(rest, &|one| !own(one) && !draining(one))],
+            remote: Vec::new(),
+            last: Vec::new(),
+        };
+        let evacuated = builder.local("zones being drained", &|one| draining(one));
+        if settings.region_fallback == RegionFallback::Never {
+            levels.last.push(evacuated);
+            return levels;
+        }
+        let standing = |remote: &Remote<'a>| {
+            (!remote.is_reachable(), remote.freshness(), remote.round_trip_ms(), remote.region())
+        };
+        let remotes: Vec<Remote<'a>> = service.remotes().collect();
+        let remotes = sorted(&remotes, |one, other| standing(one).cmp(&standing(other)));
+        let (draining, others): (Vec<_>, Vec<_>) = remotes.into_iter().partition(Remote::is_draining);
+        let (known, doubtful): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .partition(|remote| remote.is_reachable() && remote.freshness() != Freshness::Stale);
+        let known = known.into_iter().map(|remote| builder.remote(remote, ""));
+        if settings.region_fallback == RegionFallback::Gradual {
+            levels.remote.extend(known);
+        } else {
+            levels.last.extend(known);
+        }
+        levels.last.push(evacuated);
+        levels
+            .last
+            .extend(doubtful.into_iter().map(|remote| builder.remote(remote, ", not heard of lately")));
+        levels.last.extend(draining.into_iter().map(|remote| builder.remote(remote, ", being drained")));
+        levels
+    }
+
+    /// What these levels cannot carry goes on to the other side's; each region's levels come before any other region's.
+    pub fn then(mut self, next: Levels<'a>) -> Self {
+        self.local.extend(next.local);
+        self.remote.extend(next.remote);
+        self.last.extend(next.last);
+        self
+    }
+
+    /// The other side serves only when these levels are empty.
+    pub fn or_at_last(mut self, next: Levels<'a>) -> Self {
+        self.last.extend(next.local);
+        self.last.extend(next.remote);
+        self.last.extend(next.last);
+        self
+    }
+
+    /// Whether nothing healthy is in any of them.
+    pub fn is_empty(&self) -> bool {
+        [&self.local, &self.remote, &self.last].into_iter().flatten().all(|level| level.members.is_empty())
+    }
+
+    /// The first tier mixes the levels that carry traffic now, in their proportions; the others follow in order. If nothing
+    /// is healthy anywhere, the plan names every endpoint, so that the caller is told so rather than refused.
+    pub fn plan(&self) -> Plan {
+        let loads = self.loads();
+        let mut carrying = Vec::new();
+        let mut waiting = Vec::new();
+        for (level, load) in self.local.iter().chain(&self.remote).zip(loads) {
+            if level.members.is_empty() {
+                continue;
+            }
+            if load > 0 { carrying.push((level, load)) } else { waiting.push(level) }
+        }
+        waiting.extend(self.last.iter().filter(|level| !level.members.is_empty()));
+        let mut tiers = Vec::new();
+        match carrying.as_slice() {
+            [] => {}
+            [(only, _)] => tiers.push(alone(only)),
+            several => tiers.push(mixed(several)),
+        }
+        tiers.extend(waiting.into_iter().map(alone));
+        if tiers.is_empty() {
+            tiers.push(Tier::new("nothing is healthy").endpoints(self.service.endpoints()));
+        }
+        Plan::new(tiers)
+    }
+
+    /// What each local and then each remote level gets. A recovering region takes its ramp's part of what it could carry.
+    fn loads(&self) -> Vec<Load> {
+        let mut left = ALL;
+        let mut loads: Vec<Load> = Vec::new();
+        for level in &self.local {
+            let load = level.capacity.min(left);
+            left -= load;
+            loads.push(load);
+        }
+        let ramp = Load::from(self.service.ramp().min(1_000));
+        for load in &mut loads {
+            *load = *load * ramp / 1_000;
+        }
+        left = ALL - loads.iter().sum::<Load>();
+        for level in &self.remote {
+            let load = level.capacity.min(left);
+            left -= load;
+            loads.push(load);
+        }
+        loads
+    }
+}
+
+impl fmt::Debug for Levels<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.local.iter().chain(&self.remote).chain(&self.last)).finish()
+    }
+}
+
+fn alone(level: &Level) -> Tier {
+    level.members.iter().fold(Tier::new(&*level.reason), |tier, (destination, weight)| {
+        tier.with(*destination, u32::try_from(*weight).unwrap_or(u32::MAX))
+    })
+}
+
+fn mixed(levels: &[(&Level, Load)]) -> Tier {
+    let carried: Load = levels.iter().map(|(_, load)| load).sum();
+    let mut reason = String::new();
+    let mut choices = Vec::new();
+    for (level, load) in levels {
+        let permille = load * 1_000 / carried;
+        if !reason.is_empty() {
+            reason.push_str(", ");
+        }
+        reason.push_str(&format!("{} {}.{} %", level.reason, permille / 10, permille % 10));
+        let total = level.weight();
+        for (destination, weight) in &level.members {
+            let weight = MIXED_TIER * load * u128::from(*weight) / (carried * total);
+            // A healthy endpoint is never rounded away.
+            choices.push((*destination, u32::try_from(weight).unwrap_or(u32::MAX).max(1)));
+        }
+    }
+    choices.into_iter().fold(Tier::new(reason), |tier, (to, weight)| tier.with(to, weight))
+}
+
+struct Builder<'s, 'a> {
+    service: &'a Service,
+    settings: Settings,
+    side: &'s dyn Side,
+}
+
+// Sides and filters are called through pointers: a copy of this code for each would double a policy's size.
+impl<'a> Builder<'_, 'a> {
+    fn reason(&self, level: &str, remark: &str) -> String {
+        let mut reason = String::from(self.side.name());
+        if !reason.is_empty() {
+            reason.push_str(": ");
+        }
+        reason.push_str(level);
+        reason.push_str(remark);
+        reason
+    }
+
+    fn capacity(&self, healthy: u128, unhealthy: u128) -> Load {
+        let all = healthy + unhealthy;
+        if all == 0 {
+            // Nothing, or nothing but what is starting or draining: nothing to send traffic to either.
+            return 0;
+        }
+        let factor = u128::from(self.settings.overprovisioning_factor.parts);
+        (ALL * factor * healthy / (all * 10_000)).min(ALL)
+    }
+
+    fn local(&self, name: &str, fits: &dyn Fn(&Endpoint<'a>) -> bool) -> Level {
+        let mut members = Vec::new();
+        let (mut healthy, mut unhealthy) = (0u128, 0u128);
+        for endpoint in self.service.endpoints().filter(|one| self.side.has(*one) && fits(one)) {
+            match endpoint.status() {
+                Status::Healthy => {
+                    healthy += u128::from(endpoint.weight());
+                    members.push((Destination::Endpoint(endpoint.position()), u64::from(endpoint.weight())));
+                }
+                Status::Unhealthy => unhealthy += u128::from(endpoint.weight()),
+                Status::Starting | Status::Draining => {}
+            }
+        }
+        Level { reason: self.reason(name, ""), members, capacity: self.capacity(healthy, unhealthy) }
+    }
+
+    fn remote(&self, remote: Remote<'a>, remark: &str) -> Level {
+        let mut members = Vec::new();
+        let (mut healthy, mut total, mut whole) = (0u128, 0u128, true);
+        for subset in remote.subsets() {
+            if !self.side.has_subset(subset) {
+                whole &= subset.healthy() == 0;
+                continue;
+            }
+            healthy += u128::from(subset.healthy());
+            total += u128::from(subset.total());
+            if subset.healthy() > 0 {
+                let (remote, position) = subset.positions();
+                // Healthy endpoints that all say weight 0 are still better than none.
+                members.push((Destination::Subset(remote, position), subset.weight().max(1)));
+            }
+        }
+        if whole && !members.is_empty() {
+            let weight = members.iter().fold(0u64, |sum, (_, weight)| sum.saturating_add(*weight));
+            members = vec![(Destination::Remote(remote.position()), weight)];
+        }
+        let unhealthy = total.saturating_sub(healthy);
+        let capacity = self.capacity(healthy, unhealthy) * Load::from(remote.ramp().min(1_000)) / 1_000;
+        Level { reason: self.reason(remote.region(), remark), members, capacity }
+    }
+}
