@@ -1,0 +1,191 @@
+//! What a region tells others of a service, and of itself: pure functions of its catalog at an index, so that any node
+//! of the region says the same.
+
+use crate::names::ZoneName;
+use crate::selection::{endpoint_hash, score};
+use crate::snapshot::{Endpoint, Snapshot};
+use crate::status::Status;
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+use std::collections::BTreeMap;
+
+/// At most this many endpoints of a service travel (DESIGN 8); of more, a sample does.
+pub const MAX_ENDPOINTS: usize = 32;
+/// At most this many subsets of a service travel. A service with more versions at once than that is told of by its
+/// largest ones.
+pub const MAX_SUBSETS: usize = 256;
+
+/// What is counted together: the instances of one zone, version and group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subset {
+    /// Their zone.
+    pub zone: ZoneName,
+    /// Their version; empty where none is declared.
+    pub version: SmolStr,
+    /// Their deployment group.
+    pub group: SmolStr,
+    /// How many may receive traffic.
+    pub healthy: u32,
+    /// These and the unhealthy and expired ones. Starting and draining ones are on neither side of a fraction.
+    pub total: u32,
+    /// The weight of the healthy ones.
+    pub weight: u64,
+}
+
+/// A healthy endpoint as other regions know it: enough to send traffic to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteEndpoint {
+    /// Its id, unique in its service and region.
+    pub id: SmolStr,
+    /// Its address.
+    pub host: SmolStr,
+    /// Its port.
+    pub port: u16,
+    /// Its weight.
+    pub weight: u32,
+    /// Position of its subset in the summary.
+    pub subset: u32,
+    /// Under doubt in its own region.
+    pub degraded: bool,
+    /// As declared.
+    pub tags: Vec<SmolStr>,
+    /// As declared.
+    pub metadata: BTreeMap<SmolStr, SmolStr>,
+}
+
+/// What a region tells of one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// In the order of zone, version, group.
+    pub subsets: Vec<Subset>,
+    /// Healthy ones, in the order of their ids: all of them, or [`MAX_ENDPOINTS`].
+    pub endpoints: Vec<RemoteEndpoint>,
+    /// Whether there are more healthy endpoints than these.
+    pub sampled: bool,
+    /// What the healthy ones can still take, in the unit of their declared capacity; none where no capacity is declared.
+    pub headroom: Option<u64>,
+}
+
+/// An address at which a whole region takes traffic, for callers from other regions.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingress {
+    /// Host name or address.
+    pub host: SmolStr,
+    /// Port.
+    pub port: u16,
+}
+
+/// What a region tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionNotice {
+    /// Why it asks to be spared, where its operators are evacuating it.
+    pub draining: Option<SmolStr>,
+    /// Zones that its operators are evacuating.
+    pub draining_zones: Vec<ZoneName>,
+    /// Where it takes traffic for endpoints that are not told one by one, in order of preference.
+    pub ingress: Vec<Ingress>,
+}
+
+/// The summary of a service in its own region. `load` is the service's reported load, where it is known.
+#[must_use]
+pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
+    let declared = |e: &Endpoint| {
+        let r = &e.instance.declared;
+        (r.zone.clone(), r.version.clone(), r.deployment_group.clone())
+    };
+    let mut subsets: BTreeMap<(ZoneName, SmolStr, SmolStr), Subset> = BTreeMap::new();
+    let mut capacity: Option<u64> = None;
+    for endpoint in &snapshot.endpoints {
+        let healthy = endpoint.status.is_eligible();
+        if !healthy && !matches!(endpoint.status, Status::Unhealthy | Status::Expired) {
+            continue;
+        }
+        let key = declared(endpoint);
+        let (zone, version, group) = key.clone();
+        let subset =
+            subsets.entry(key).or_insert(Subset { zone, version, group, healthy: 0, total: 0, weight: 0 });
+        subset.total = subset.total.saturating_add(1);
+        if healthy {
+            subset.healthy = subset.healthy.saturating_add(1);
+            subset.weight = subset.weight.saturating_add(u64::from(endpoint.instance.declared.weight));
+            if let Some(own) = endpoint.instance.declared.capacity {
+                capacity = Some(capacity.unwrap_or(0).saturating_add(own));
+            }
+        }
+    }
+    let all = subsets.into_values().collect();
+    let subsets = largest(all);
+    let chosen = choose(snapshot, &subsets);
+    let healthy: u64 = subsets.iter().map(|s| u64::from(s.healthy)).sum();
+    let endpoints = chosen.into_iter().map(|(endpoint, subset)| RemoteEndpoint {
+        id: endpoint.instance.id.as_str().into(),
+        host: endpoint.instance.declared.host.as_str().into(),
+        port: endpoint.instance.declared.port,
+        weight: endpoint.instance.declared.weight,
+        subset,
+        degraded: endpoint.degraded,
+        tags: endpoint.instance.declared.tags.clone(),
+        metadata: endpoint.instance.declared.metadata.clone(),
+    });
+    let endpoints: Vec<RemoteEndpoint> = endpoints.collect();
+    Summary {
+        sampled: (endpoints.len() as u64) < healthy,
+        endpoints,
+        headroom: capacity.map(|capacity| capacity.saturating_sub(load.unwrap_or(0))),
+        subsets,
+    }
+}
+
+/// The largest [`MAX_SUBSETS`], in their order.
+fn largest(mut subsets: Vec<Subset>) -> Vec<Subset> {
+    if subsets.len() > MAX_SUBSETS {
+        subsets.sort_by(|a, b| (b.healthy, b.total).cmp(&(a.healthy, a.total)).then(key(a).cmp(&key(b))));
+        subsets.truncate(MAX_SUBSETS);
+        subsets.sort_by(|a, b| key(a).cmp(&key(b)));
+    }
+    subsets
+}
+
+fn key(subset: &Subset) -> (&ZoneName, &SmolStr, &SmolStr) {
+    (&subset.zone, &subset.version, &subset.group)
+}
+
+/// The endpoints that travel with the position of their subset: in turn of one zone after the other, so that a sample is
+/// spread, and within a zone by weighted rendezvous hashing, so that it changes as little as possible.
+fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, u32)> {
+    let mut zones: BTreeMap<&ZoneName, Vec<(&Endpoint, u32)>> = BTreeMap::new();
+    for endpoint in snapshot.endpoints.iter().filter(|e| e.status.is_eligible()) {
+        let declared = &endpoint.instance.declared;
+        let wanted = (&declared.zone, &declared.version, &declared.deployment_group);
+        if let Ok(at) = subsets.binary_search_by(|s| key(s).cmp(&wanted))
+            && let Ok(at) = u32::try_from(at)
+        {
+            zones.entry(endpoint.zone()).or_default().push((endpoint, at));
+        }
+    }
+    let rank = |e: &Endpoint| score(endpoint_hash(e.id()), u64::from(e.instance.declared.weight.max(1)));
+    for members in zones.values_mut() {
+        if members.len() > 1 {
+            members.sort_by(|(a, _), (b, _)| rank(b).total_cmp(&rank(a)).then(a.id().cmp(b.id())));
+        }
+    }
+    let mut chosen = Vec::new();
+    let mut round = 0;
+    while chosen.len() < MAX_ENDPOINTS {
+        let before = chosen.len();
+        for members in zones.values() {
+            if let Some(member) = members.get(round)
+                && chosen.len() < MAX_ENDPOINTS
+            {
+                chosen.push(*member);
+            }
+        }
+        if chosen.len() == before {
+            break;
+        }
+        round += 1;
+    }
+    chosen.sort_by(|(a, _), (b, _)| a.id().cmp(b.id()));
+    chosen
+}
