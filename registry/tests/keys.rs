@@ -34,6 +34,7 @@ fn key() -> impl Strategy<Value = Key> {
             .prop_map(|(namespace, service)| Key::Binding(namespace, service)),
         (label::<PolicyName>(), any::<[u8; 4]>())
             .prop_map(|(name, m)| Key::Policy(name, PolicyVersion::of(&m))),
+        (label(), proptest::option::of(label())).prop_map(|(region, zone)| Key::Drain(region, zone)),
         id::<GatewayId>().prop_map(Key::Member),
         id::<GatewayId>().prop_map(Key::Beats),
         (any::<u64>(), any::<u32>()).prop_map(|(at, random)| Key::History(UnixMillis(at), random)),

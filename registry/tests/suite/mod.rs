@@ -117,6 +117,8 @@ pub(crate) struct Watch {
     pub(crate) state: BTreeMap<Key, Stored>,
     pub(crate) resets: usize,
     pub(crate) lost: usize,
+    /// Whether the registry answered since it was last lost.
+    pub(crate) connected: bool,
     pub(crate) history: Vec<Observed>,
 }
 
@@ -130,6 +132,7 @@ impl Watch {
             state: BTreeMap::new(),
             resets: 0,
             lost: 0,
+            connected: false,
             history: Vec::new(),
         };
         watch.until("the first state", |w| w.resets > 0).await;
@@ -140,6 +143,7 @@ impl Watch {
     pub(crate) async fn next(&mut self) -> Event {
         let event =
             tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("no event").expect("watch ended");
+        self.connected = !matches!(event, Event::Lost { .. });
         match &event {
             Event::Reset { incarnation, revision, records } => {
                 assert!(*incarnation >= self.incarnation, "{incarnation} after {}", self.incarnation);
@@ -191,9 +195,10 @@ impl Watch {
         }
     }
 
-    /// Follows until everything up to `revision` is known.
+    /// Follows until everything up to `revision` is known and what comes next will be told: a watch that has yet to
+    /// reconnect may rightly start over, if its next changes are compacted before it does.
     pub(crate) async fn caught_up(&mut self, revision: Revision) {
-        self.until("a revision", |w| w.revision >= revision).await;
+        self.until("a revision", |w| w.revision >= revision && w.connected).await;
     }
 
     pub(crate) fn known(&self) -> Known {
