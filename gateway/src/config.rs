@@ -157,6 +157,9 @@ pub struct LookupsConfig {
     /// Past this age, state that was read from disk and never confirmed is refused as `too-stale`.
     #[serde(default = "default_max_age", with = "span")]
     pub max_age_from_disk: Duration,
+    /// Past this age, what another region told is no longer used: its addresses may belong to others.
+    #[serde(default = "default_max_remote_age", with = "span")]
+    pub max_remote_age: Duration,
     /// How long a service without instances and binding is still known.
     #[serde(default = "default_known_for", with = "span")]
     pub known_for: Duration,
@@ -260,6 +263,9 @@ fn default_router_cache() -> usize {
 fn default_max_age() -> Duration {
     Duration::from_secs(24 * 3600)
 }
+fn default_max_remote_age() -> Duration {
+    Duration::from_secs(3600)
+}
 fn default_known_for() -> Duration {
     Duration::from_secs(24 * 3600)
 }
@@ -293,6 +299,7 @@ fn default_lookups() -> LookupsConfig {
     LookupsConfig {
         router_cache_mib: default_router_cache(),
         max_age_from_disk: default_max_age(),
+        max_remote_age: default_max_remote_age(),
         known_for: default_known_for(),
         expired_kept: default_expired_kept(),
     }

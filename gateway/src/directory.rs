@@ -1,8 +1,10 @@
 //! What lookups read: the newest snapshot of every service, published by the keeper alone.
 
+use crate::neighbourhood::OtherRegion;
 use arc_swap::ArcSwap;
 use meridian_model::binding::{Binding, Manifest};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceKey, ServiceName};
+use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
@@ -54,13 +56,18 @@ pub type Bindings = BTreeMap<(Namespace, Option<ServiceName>), (Arc<Binding>, u6
 /// Manifests with the revision that wrote each.
 pub type Policies = BTreeMap<(PolicyName, PolicyVersion), (Arc<Manifest>, u64)>;
 
-/// Bindings and policies of the region, as the keeper last saw them.
+/// Drains with the revision that wrote each.
+pub type Drains = BTreeMap<Drained, (Arc<Drain>, u64)>;
+
+/// Bindings, policies and drains of the region, as the keeper last saw them.
 #[derive(Debug, Default, Clone)]
 pub struct Rules {
     /// Who is bound to what.
     pub bindings: Bindings,
     /// What was uploaded.
     pub policies: Policies,
+    /// What operators want spared.
+    pub drains: Drains,
 }
 
 /// How current the published state is.
@@ -75,6 +82,7 @@ pub struct Currency {
     incarnation: ArcSwap<String>,
     /// Set while what is served came from disk and was never confirmed: when it was saved, in Unix milliseconds.
     from_disk_saved_at: AtomicU64,
+    others: ArcSwap<Vec<Arc<OtherRegion>>>,
 }
 
 impl Currency {
@@ -122,6 +130,15 @@ impl Currency {
         let mut applied = self.applied.subscribe();
         // The sender lives as long as `self`.
         let _ = applied.wait_for(|now| *now >= index).await;
+    }
+
+    /// Other regions that were heard of, in the order of their names.
+    pub fn others(&self) -> arc_swap::Guard<Arc<Vec<Arc<OtherRegion>>>> {
+        self.others.load()
+    }
+
+    pub(crate) fn set_others(&self, others: Vec<Arc<OtherRegion>>) {
+        self.others.store(Arc::new(others));
     }
 
     pub(crate) fn advance(&self, index: u64, now: Monotonic) {
@@ -200,6 +217,7 @@ impl Default for Directory {
                 ready: watch::Sender::new(false),
                 incarnation: ArcSwap::from_pointee("0-00000000".to_owned()),
                 from_disk_saved_at: AtomicU64::new(0),
+                others: ArcSwap::default(),
             },
         }
     }

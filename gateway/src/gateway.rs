@@ -174,6 +174,7 @@ impl Gateway {
             feeds,
             Arc::clone(&keeper_stats),
             config.lookups.known_for,
+            config.lookups.max_remote_age,
         );
         if let Some(image) = loaded.image {
             tracing::info!(

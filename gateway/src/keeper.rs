@@ -7,9 +7,12 @@ use crate::clock;
 use crate::directory::{Directory, Rules};
 use crate::guardian::GuardianInput;
 use crate::image::Image;
+use crate::neighbourhood::{Neighbourhood, News};
 use meridian_model::catalog::{Catalog, Touched};
+use meridian_model::failover::Return;
 use meridian_model::instance::{Instance, InstanceKey};
 use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use meridian_policies::Host;
 use meridian_registry::record::{self, Record};
@@ -25,6 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 pub enum Command {
     /// A version can be run now that could not before: prepare again whoever is bound to it.
     Prepared(PolicyVersion),
+    /// What other regions tell.
+    News(News),
     /// The state, to be written to disk.
     Image(oneshot::Sender<Option<Image>>),
 }
@@ -65,6 +70,10 @@ pub struct Keeper {
     revision: Revision,
     members: BTreeSet<GatewayId>,
     held: BTreeMap<InstanceKey, Monotonic>,
+    /// How other regions stand.
+    neighbourhood: Neighbourhood,
+    /// Services that have nothing healthy here, or are on their way back from other regions.
+    returning: BTreeMap<ServiceKey, Return>,
     /// When each service lost its last instance and binding.
     emptied: BTreeMap<ServiceKey, Monotonic>,
     serial: u64,
@@ -81,8 +90,12 @@ impl Keeper {
         feeds: Feeds,
         stats: Arc<KeeperStats>,
         known_for: Duration,
+        max_remote_age: Duration,
     ) -> Self {
+        let neighbourhood = Neighbourhood::new(Arc::clone(&directory), max_remote_age);
         Self {
+            neighbourhood,
+            returning: BTreeMap::new(),
             catalog,
             directory,
             host,
@@ -147,6 +160,11 @@ impl Keeper {
                 let services = bound.map(|(key, _)| key).collect();
                 self.publish(Touched { services }, now);
             }
+            Command::News(news) => {
+                let now = clock::monotonic_now();
+                let touched = self.neighbourhood.hear(&mut self.catalog, news, now);
+                self.publish(touched, now);
+            }
             Command::Image(reply) => {
                 // A reply that nobody waits for any more is no loss.
                 let _ = reply.send(self.image());
@@ -172,6 +190,9 @@ impl Keeper {
         for (manifest, modified) in self.catalog.policies() {
             let key = Key::Policy(manifest.name.clone(), manifest.version);
             add(key, record::encode(&**manifest), modified);
+        }
+        for ((region, zone), drain, modified) in self.catalog.drains() {
+            add(Key::Drain(region.clone(), zone.clone()), record::encode(&**drain), modified);
         }
         Some(Image { incarnation, revision: self.revision, saved_at: clock::unix_now(), records })
     }
@@ -289,6 +310,12 @@ impl Keeper {
                 self.catalog.remove_policy(&name, version);
             }
         }
+        let drains: Vec<_> = self.catalog.drains().map(|(drained, ..)| drained.clone()).collect();
+        for drained in drains {
+            if !present.contains(&Key::Drain(drained.0.clone(), drained.1.clone())) {
+                touched.merge(self.catalog.remove_drain(&drained));
+            }
+        }
     }
 
     fn change(&mut self, revision: Revision, changes: Vec<Observed>, now: Monotonic) -> Vec<GuardianInput> {
@@ -326,6 +353,10 @@ impl Keeper {
                         }
                         Key::Policy(name, version) => {
                             self.catalog.remove_policy(&name, version);
+                            rules_changed = true;
+                        }
+                        Key::Drain(region, zone) => {
+                            touched.merge(self.catalog.remove_drain(&(region, zone)));
                             rules_changed = true;
                         }
                         Key::Member(id) => members_changed |= self.members.remove(&id),
@@ -370,6 +401,9 @@ impl Keeper {
                 self.catalog.put_policy(Arc::new(*manifest), stored.modified.0);
                 Touched::default()
             }
+            (Ok(Some(Record::Drain(drain))), Key::Drain(region, zone)) => {
+                self.catalog.put_drain((region.clone(), zone.clone()), Arc::new(*drain), stored.modified.0)
+            }
             (Err(reason), _) => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(reason, "keeping what was known");
@@ -392,7 +426,12 @@ impl Keeper {
     fn publish(&mut self, touched: Touched, now: Monotonic) {
         for key in touched.services {
             self.serial += 1;
-            let Some(snapshot) = self.catalog.snapshot(&key, self.serial) else { continue };
+            let Some(mut snapshot) = self.catalog.snapshot(&key, self.serial) else { continue };
+            let ramp = self.ramp(&snapshot, now);
+            if ramp != snapshot.ramp {
+                self.catalog.set_ramp(&key, ramp);
+                snapshot.ramp = ramp;
+            }
             if snapshot.endpoints.is_empty() {
                 self.emptied.entry(key).or_insert(now);
             } else {
@@ -404,6 +443,19 @@ impl Keeper {
         }
     }
 
+    /// What the service may take of its own traffic: all, unless it is on its way back from other regions.
+    fn ramp(&mut self, snapshot: &Snapshot, now: Monotonic) -> u32 {
+        let here = snapshot.endpoints.iter().any(|e| e.status.is_eligible());
+        let elsewhere = snapshot.remotes.iter().any(|r| r.address_count() > 0);
+        let mut course = self.returning.get(&snapshot.key).copied().unwrap_or_default();
+        let ramp = course.ramp(here, elsewhere, now);
+        match course {
+            Return::Home => drop(self.returning.remove(&snapshot.key)),
+            Return::Away(_) | Return::Ramping(_) => drop(self.returning.insert(snapshot.key.clone(), course)),
+        }
+        ramp
+    }
+
     fn publish_rules(&self) {
         let bindings = self.catalog.bindings().map(|(at, b, m)| (at.clone(), (Arc::clone(b), m))).collect();
         let policies = self
@@ -411,7 +463,8 @@ impl Keeper {
             .policies()
             .map(|(manifest, m)| ((manifest.name.clone(), manifest.version), (Arc::clone(manifest), m)))
             .collect();
-        self.directory.publish_rules(Rules { bindings, policies });
+        let drains = self.catalog.drains().map(|(at, d, m)| (at.clone(), (Arc::clone(d), m))).collect();
+        self.directory.publish_rules(Rules { bindings, policies, drains });
     }
 
     /// Ends what was held too long and forgets services that have had nothing for long.
@@ -427,6 +480,12 @@ impl Keeper {
             }
         }
         self.stats.held.store(self.held.len() as u64, Ordering::Relaxed);
+        touched.merge(self.neighbourhood.sweep(&mut self.catalog, now));
+        let ramping = self.returning.iter().filter(|(_, course)| matches!(course, Return::Ramping(_)));
+        for (key, course) in ramping {
+            let ramp = course.clone().ramp(true, true, now);
+            touched.merge(self.catalog.set_ramp(key, ramp));
+        }
         self.publish(touched, now);
         let forgotten: Vec<ServiceKey> = self
             .emptied

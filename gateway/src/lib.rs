@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod loader;
 pub mod lookup;
 pub mod metrics;
+pub mod neighbourhood;
 pub mod problem;
 pub mod region;
 pub mod registrar;

@@ -5,9 +5,14 @@
 
 use crate::binding::{Binding, Bound, Effective, Manifest};
 use crate::instance::{Instance, render_endpoint};
-use crate::names::{InstanceId, Namespace, PolicyName, PolicyVersion, RegionName, ServiceKey, ServiceName};
+use crate::names::{
+    InstanceId, Namespace, PolicyName, PolicyVersion, RegionName, ServiceKey, ServiceName, ZoneName,
+};
+use crate::neighbours::{Drain, Drained, Neighbours};
+use crate::remote::{FULL_RAMP, Standing};
 use crate::snapshot::{Endpoint, Snapshot};
 use crate::status::Status;
+use crate::summary::{RegionNotice, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,6 +36,8 @@ struct Service {
     instances: BTreeMap<InstanceId, Entry>,
     /// The greatest revision that changed anything in it.
     index: u64,
+    /// Where it stands on its way back from other regions; none stands for [`FULL_RAMP`].
+    ramp: Option<u32>,
 }
 
 /// The state of a region.
@@ -41,6 +48,8 @@ pub struct Catalog {
     services: BTreeMap<ServiceKey, Service>,
     bindings: BTreeMap<(Namespace, Option<ServiceName>), (Arc<Binding>, u64)>,
     policies: BTreeMap<(PolicyName, PolicyVersion), (Arc<Manifest>, u64)>,
+    drains: BTreeMap<Drained, (Arc<Drain>, u64)>,
+    neighbours: Neighbours,
     next_slot: u32,
 }
 
@@ -72,6 +81,8 @@ impl Catalog {
             services: BTreeMap::new(),
             bindings: BTreeMap::new(),
             policies: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             next_slot: 0,
         }
     }
@@ -162,6 +173,64 @@ impl Catalog {
         self.policies.remove(&(name.clone(), version));
     }
 
+    /// Puts a drain. It touches everything: a zone's evacuation moves traffic of all services.
+    pub fn put_drain(&mut self, drained: Drained, drain: Arc<Drain>, modified: u64) -> Touched {
+        self.drains.insert(drained, (drain, modified));
+        self.all()
+    }
+
+    /// Ends a drain.
+    pub fn remove_drain(&mut self, drained: &Drained) -> Touched {
+        if self.drains.remove(drained).is_some() { self.all() } else { Touched::default() }
+    }
+
+    /// Notes what another region tells of a service, or that it tells nothing of it any more.
+    pub fn set_summary(
+        &mut self,
+        region: &RegionName,
+        service: &ServiceKey,
+        summary: Option<Arc<Summary>>,
+    ) -> Touched {
+        if summary.is_some() {
+            // So that a service is known that has instances elsewhere only.
+            self.service_mut(service);
+        }
+        let news = self.neighbours.set_summary(region, service, summary);
+        if news { Touched::one(service.clone()) } else { Touched::default() }
+    }
+
+    /// Notes what another region tells of itself.
+    pub fn set_notice(&mut self, region: &RegionName, notice: RegionNotice) -> Touched {
+        let news = self.neighbours.set_notice(region, notice);
+        if news { self.told_by(region) } else { Touched::default() }
+    }
+
+    /// Notes how another region stands, and whether it is too old to be used.
+    pub fn set_standing(&mut self, region: &RegionName, standing: Standing, too_old: bool) -> Touched {
+        let news = self.neighbours.set_standing(region, standing, too_old);
+        if news { self.told_by(region) } else { Touched::default() }
+    }
+
+    /// Notes the ramp of a service that returns from other regions.
+    pub fn set_ramp(&mut self, service: &ServiceKey, ramp: u32) -> Touched {
+        let ramp = (ramp < FULL_RAMP).then_some(ramp);
+        match self.services.get_mut(service) {
+            Some(known) if known.ramp != ramp => {
+                known.ramp = ramp;
+                Touched::one(service.clone())
+            }
+            _ => Touched::default(),
+        }
+    }
+
+    fn told_by(&self, region: &RegionName) -> Touched {
+        Touched { services: self.neighbours.services(region).map(|(key, _)| key.clone()).collect() }
+    }
+
+    fn all(&self) -> Touched {
+        Touched { services: self.services.keys().cloned().collect() }
+    }
+
     fn service_mut(&mut self, key: &ServiceKey) -> &mut Service {
         if !self.services.contains_key(key) {
             let slot = self.next_slot;
@@ -171,9 +240,10 @@ impl Catalog {
         self.services.entry(key.clone()).or_default()
     }
 
-    /// Forgets a service that has neither instances nor a binding; false if it has.
+    /// Forgets a service that has neither instances nor a binding, here or in other regions; false if it has.
     pub fn forget_service(&mut self, key: &ServiceKey) -> bool {
-        let bound = self.bindings.contains_key(&(key.namespace.clone(), Some(key.service.clone())));
+        let bound = self.bindings.contains_key(&(key.namespace.clone(), Some(key.service.clone())))
+            || self.neighbours.knows(key);
         let empty = self.services.get(key).is_some_and(|s| s.instances.is_empty());
         if empty && !bound {
             self.services.remove(key);
@@ -207,6 +277,42 @@ impl Catalog {
         self.policies.values().map(|(manifest, modified)| (manifest, *modified))
     }
 
+    /// All drains.
+    pub fn drains(&self) -> impl Iterator<Item = (&Drained, &Arc<Drain>, u64)> {
+        self.drains.iter().map(|(drained, (drain, modified))| (drained, drain, *modified))
+    }
+
+    /// Other regions.
+    #[must_use]
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// What this region tells others of itself.
+    #[must_use]
+    pub fn notice(&self, ingress: &[crate::summary::Ingress]) -> RegionNotice {
+        let own = |zone: &Option<ZoneName>| (self.region.clone(), zone.clone());
+        RegionNotice {
+            draining: self.drains.get(&own(&None)).map(|(drain, _)| drain.reason.clone()),
+            draining_zones: self.drained_zones().cloned().collect(),
+            ingress: ingress.to_vec(),
+        }
+    }
+
+    /// Zones of this region under evacuation.
+    fn drained_zones(&self) -> impl Iterator<Item = &ZoneName> {
+        self.drains.keys().filter(|(region, _)| *region == self.region).filter_map(|(_, zone)| zone.as_ref())
+    }
+
+    /// Zones whose traffic yields to others: those under evacuation, or all that the service has if the region is.
+    fn yielding_zones(&self, endpoints: &[Endpoint]) -> Vec<ZoneName> {
+        if self.drains.contains_key(&(self.region.clone(), None)) {
+            let zones: BTreeSet<&ZoneName> = endpoints.iter().map(Endpoint::zone).collect();
+            return zones.into_iter().cloned().collect();
+        }
+        self.drained_zones().cloned().collect()
+    }
+
     /// The picture of a service; `None` if it is not known.
     #[must_use]
     pub fn snapshot(&self, key: &ServiceKey, serial: u64) -> Option<Snapshot> {
@@ -225,8 +331,13 @@ impl Catalog {
                     Endpoint::new(Arc::clone(&entry.instance), status, degraded, Arc::clone(&entry.rendered));
                 Endpoint { modified: if entry.held { 0 } else { entry.modified }, ..endpoint }
             })
-            .collect();
+            .collect::<Vec<_>>();
+        let (remotes, withheld) = self.neighbours.remotes(key, &binding.limits, &self.drains);
         Some(Snapshot {
+            draining_zones: self.yielding_zones(&endpoints),
+            ramp: service.ramp.unwrap_or(FULL_RAMP),
+            remotes,
+            withheld,
             key: key.clone(),
             region: self.region.clone(),
             slot: service.slot,
@@ -234,7 +345,6 @@ impl Catalog {
             index: service.index.max(bound_index),
             endpoints,
             binding: Arc::new(binding),
-            draining_zones: Vec::new(),
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The native zone fallback: what answers when no policy can. The caller's zone first, then the region, with a gradual
-//! spill, so that a half-dead zone is not given all of its callers.
+//! spill, so that a half-dead zone is not given all of its callers; then the other regions that the binding allows.
 
 use crate::names::ZoneName;
 use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
+use crate::remote::Remote;
 use crate::snapshot::Snapshot;
 use crate::status::Status;
 use smol_str::SmolStr;
@@ -45,8 +46,22 @@ pub fn fallback(snapshot: &Snapshot, zone: Option<&ZoneName>) -> ReadyPlans {
     }
     tiers.extend(ReadyTier::new(1, SmolStr::new_static("region"), far.into_iter()));
     tiers.extend(ReadyTier::new(2, SmolStr::new_static("zones under evacuation"), evacuated.into_iter()));
+    tiers.extend(other_regions(snapshot));
     let plan = if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) };
     ReadyPlans { plans: Box::new([plan]), shares: Box::new([WHOLE_SHARE]) }
+}
+
+/// A tier for each other region, the best first: they serve when nothing is left in this one.
+fn other_regions(snapshot: &Snapshot) -> Vec<ReadyTier> {
+    let mut order: Vec<(usize, &Remote)> = snapshot.remotes.iter().enumerate().collect();
+    order.sort_by_key(|(_, remote)| remote.standing.rank());
+    let tier = |(number, (at, remote)): (u32, (usize, &Remote))| {
+        let first = snapshot.first_position(at)?;
+        let takers =
+            remote.takers(None).filter_map(|(at, weight)| Some((u32::try_from(first + at).ok()?, weight)));
+        ReadyTier::new(number, remote.region.as_str().into(), takers)
+    };
+    (3..).zip(order).filter_map(tier).collect()
 }
 
 /// The share of the zone's traffic that stays in it, in parts of [`SCALE`].

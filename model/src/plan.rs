@@ -1,6 +1,7 @@
 //! A policy's answer, and the same answer expanded once into tables from which a lookup draws.
 
 use crate::selection::AliasTable;
+use crate::share;
 use crate::snapshot::Snapshot;
 use smol_str::SmolStr;
 
@@ -71,18 +72,6 @@ pub enum Nonsense {
         /// How many.
         tiers: usize,
     },
-    /// More choices than there are destinations.
-    #[error("plan {plan}, tier {tier} has {choices} choices for {endpoints} endpoints")]
-    TooManyChoices {
-        /// Which plan.
-        plan: usize,
-        /// Which tier.
-        tier: usize,
-        /// How many.
-        choices: usize,
-        /// Of how many.
-        endpoints: usize,
-    },
     /// A position that was never shown.
     #[error("plan {plan}, tier {tier} names {what} {position}, which does not exist")]
     OutOfRange {
@@ -90,19 +79,21 @@ pub enum Nonsense {
         plan: usize,
         /// Which tier.
         tier: usize,
-        /// Endpoint or remote.
+        /// Endpoint, remote or subset.
         what: &'static str,
         /// Which.
         position: u32,
     },
     /// The same destination twice in one tier.
-    #[error("plan {plan}, tier {tier} names endpoint {position} twice")]
+    #[error("plan {plan}, tier {tier} names {what} {position} twice")]
     Duplicate {
         /// Which plan.
         plan: usize,
         /// Which tier.
         tier: usize,
-        /// Which endpoint.
+        /// Endpoint, remote or subset.
+        what: &'static str,
+        /// Which.
         position: u32,
     },
     /// The shares are parts of a whole.
@@ -117,7 +108,7 @@ pub struct ReadyTier {
     pub number: u32,
     /// Why the policy made it.
     pub reason: SmolStr,
-    /// Positions in the snapshot.
+    /// Positions in the snapshot, see [`Snapshot::place`].
     pub endpoints: Box<[u32]>,
     /// The weight of each, none zero.
     pub weights: Box<[u64]>,
@@ -178,64 +169,84 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         _ if total == u64::from(WHOLE_SHARE) => plans.iter().map(|p| p.share).collect(),
         _ => return Err(Nonsense::Shares(total)),
     };
-    let mut seen = vec![usize::MAX; snapshot.endpoints.len()];
-    let mut round = 0;
+    let mut shown = Shown::of(snapshot);
     let mut ready = Vec::with_capacity(plans.len());
     for (number, plan) in plans.iter().enumerate() {
         if plan.tiers.len() > MAX_TIERS {
             return Err(Nonsense::TooManyTiers { plan: number, tiers: plan.tiers.len() });
         }
         for (tier_number, tier) in plan.tiers.iter().enumerate() {
-            check_tier(number, tier_number, tier, &mut seen, round)?;
-            round += 1;
+            shown.check(number, tier_number, tier)?;
         }
         ready.push(expand_plan(plan, snapshot));
     }
     Ok(ReadyPlans { plans: ready.into(), shares })
 }
 
-fn check_tier(
-    plan: usize,
-    number: usize,
-    tier: &Tier,
-    seen: &mut [usize],
-    round: usize,
-) -> Result<(), Nonsense> {
-    if tier.choices.len() > seen.len() {
-        // Also holds for remotes while there are none: every choice must be one of the endpoints.
-        if let Some(remote) = tier.choices.iter().find_map(remote_of) {
-            return Err(Nonsense::OutOfRange { plan, tier: number, what: "remote", position: remote });
-        }
-        return Err(Nonsense::TooManyChoices {
-            plan,
-            tier: number,
-            choices: tier.choices.len(),
-            endpoints: seen.len(),
-        });
-    }
-    for choice in &tier.choices {
-        match choice.destination {
-            Destination::Remote { remote, .. } => {
-                return Err(Nonsense::OutOfRange { plan, tier: number, what: "remote", position: remote });
-            }
-            Destination::Endpoint(position) => match seen.get_mut(position as usize) {
-                None => {
-                    return Err(Nonsense::OutOfRange { plan, tier: number, what: "endpoint", position });
-                }
-                Some(last) if *last == round => {
-                    return Err(Nonsense::Duplicate { plan, tier: number, position });
-                }
-                Some(last) => *last = round,
-            },
-        }
-    }
-    Ok(())
+/// Every destination that a policy was shown, in one row: endpoints, then each remote followed by its subsets. Each says
+/// in which tier it was last named, so that a tier is checked in one pass.
+struct Shown {
+    named_in: Vec<usize>,
+    endpoints: usize,
+    /// Where each remote stands in the row.
+    remotes: Vec<usize>,
+    tiers: usize,
 }
 
-fn remote_of(choice: &Choice) -> Option<u32> {
-    match choice.destination {
-        Destination::Remote { remote, .. } => Some(remote),
-        Destination::Endpoint(_) => None,
+impl Shown {
+    fn of(snapshot: &Snapshot) -> Self {
+        let endpoints = snapshot.endpoints.len();
+        let mut row = endpoints;
+        let mut remotes = Vec::with_capacity(snapshot.remotes.len());
+        for remote in &snapshot.remotes {
+            remotes.push(row);
+            row += 1 + remote.summary.subsets.len();
+        }
+        Self { named_in: vec![usize::MAX; row], endpoints, remotes, tiers: 0 }
+    }
+
+    fn place(&self, destination: Destination) -> Result<usize, (&'static str, u32)> {
+        match destination {
+            Destination::Endpoint(at) if (at as usize) < self.endpoints => Ok(at as usize),
+            Destination::Endpoint(at) => Err(("endpoint", at)),
+            Destination::Remote { remote, subset } => {
+                let start = self.remotes.get(remote as usize).copied().ok_or(("remote", remote))?;
+                let end = self.remotes.get(remote as usize + 1).copied().unwrap_or(self.named_in.len());
+                match subset {
+                    None => Ok(start),
+                    Some(subset) => {
+                        let at = start.saturating_add(1).saturating_add(subset as usize);
+                        if at < end { Ok(at) } else { Err(("subset", subset)) }
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, plan: usize, number: usize, tier: &Tier) -> Result<(), Nonsense> {
+        let this = self.tiers;
+        self.tiers += 1;
+        for choice in &tier.choices {
+            let place = self.place(choice.destination).map_err(|(what, position)| Nonsense::OutOfRange {
+                plan,
+                tier: number,
+                what,
+                position,
+            })?;
+            match self.named_in.get_mut(place) {
+                Some(last) if *last == this => {
+                    let (what, position) = match choice.destination {
+                        Destination::Endpoint(at) => ("endpoint", at),
+                        Destination::Remote { remote, subset: None } => ("remote", remote),
+                        Destination::Remote { subset: Some(subset), .. } => ("subset", subset),
+                    };
+                    return Err(Nonsense::Duplicate { plan, tier: number, what, position });
+                }
+                Some(last) => *last = this,
+                None => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -243,16 +254,15 @@ fn expand_plan(plan: &Plan, snapshot: &Snapshot) -> ReadyPlan {
     if plan.tiers.is_empty() {
         return ReadyPlan::Refused;
     }
+    let mut weights: Vec<_> = plan.tiers.iter().map(|tier| share::spread(&tier.choices, snapshot)).collect();
+    share::hold_remote_share(&mut weights, snapshot);
     let tiers: Vec<ReadyTier> = plan
         .tiers
         .iter()
+        .zip(weights)
         .zip(0..)
-        .filter_map(|(tier, number)| {
-            let eligible = tier.choices.iter().filter_map(|choice| match choice.destination {
-                Destination::Endpoint(at) if snapshot.is_eligible(at) => Some((at, u64::from(choice.weight))),
-                _ => None,
-            });
-            ReadyTier::new(number, short_reason(&tier.reason), eligible)
+        .filter_map(|((tier, weights), number)| {
+            ReadyTier::new(number, short_reason(&tier.reason), weights.into_iter())
         })
         .collect();
     if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) }

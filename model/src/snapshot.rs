@@ -3,6 +3,7 @@
 use crate::binding::Effective;
 use crate::instance::Instance;
 use crate::names::{RegionName, ServiceKey, ZoneName};
+use crate::remote::{Address, Remote};
 use crate::selection;
 use crate::status::Status;
 use std::sync::Arc;
@@ -64,6 +65,31 @@ pub struct Snapshot {
     pub binding: Arc<Effective>,
     /// Zones of this region that operators are evacuating: they yield to others, but never empty an answer.
     pub draining_zones: Vec<ZoneName>,
+    /// Of the region's rightful traffic, how much it may take while the service recovers: 0 to
+    /// [`crate::remote::FULL_RAMP`].
+    pub ramp: u32,
+    /// The service in other regions, as far as the binding's limits let its traffic go there; in the order of their names.
+    pub remotes: Vec<Remote>,
+    /// What keeps traffic from other regions that know the service.
+    pub withheld: Withheld,
+}
+
+/// Why other regions that told of a service are not among its remotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Withheld {
+    /// Regions that the binding's limits leave out.
+    pub by_limits: u32,
+    /// Regions that have not been heard of for so long that addresses may belong to others.
+    pub too_old: u32,
+}
+
+/// What stands at a position of a snapshot: its endpoints come first, then the addresses of each remote in order.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// An endpoint of this region.
+    Here(&'a Endpoint),
+    /// An address in another region.
+    There(&'a Remote, Address<'a>),
 }
 
 impl Snapshot {
@@ -73,13 +99,55 @@ impl Snapshot {
         self.endpoints.binary_search_by(|e| e.id().cmp(id)).ok()
     }
 
-    /// Whether the endpoint at `position` may receive traffic; false past the end.
+    /// What stands at `position`.
     #[must_use]
-    pub fn is_eligible(&self, position: u32) -> bool {
-        self.endpoints.get(position as usize).is_some_and(|e| e.status.is_eligible())
+    pub fn place(&self, position: u32) -> Option<Place<'_>> {
+        let mut at = position as usize;
+        if let Some(endpoint) = self.endpoints.get(at) {
+            return Some(Place::Here(endpoint));
+        }
+        at -= self.endpoints.len();
+        for remote in &self.remotes {
+            let count = remote.address_count();
+            if at < count {
+                return Some(Place::There(remote, remote.address(at)?));
+            }
+            at -= count;
+        }
+        None
     }
 
-    /// How many endpoints may receive traffic.
+    /// The position of the first address of a remote.
+    #[must_use]
+    pub fn first_position(&self, remote: usize) -> Option<usize> {
+        self.remotes.get(remote)?;
+        let before = self.remotes.iter().take(remote).map(Remote::address_count).sum::<usize>();
+        Some(self.endpoints.len() + before)
+    }
+
+    /// How many positions there are.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.endpoints.len() + self.remotes.iter().map(Remote::address_count).sum::<usize>()
+    }
+
+    /// Where an address of another picture of this service stands here.
+    #[must_use]
+    pub fn position_there(&self, remote: &Remote, address: Address<'_>) -> Option<usize> {
+        let at = self.remotes.binary_search_by(|r| r.region.cmp(&remote.region)).ok()?;
+        Some(self.first_position(at)? + self.remotes.get(at)?.position(address)?)
+    }
+
+    /// Whether what stands at `position` may receive traffic; false past the end. Other regions tell of nothing else.
+    #[must_use]
+    pub fn is_eligible(&self, position: u32) -> bool {
+        match self.endpoints.get(position as usize) {
+            Some(endpoint) => endpoint.status.is_eligible(),
+            None => self.place(position).is_some(),
+        }
+    }
+
+    /// How many endpoints of this region may receive traffic.
     #[must_use]
     pub fn eligible_count(&self) -> usize {
         self.endpoints.iter().filter(|e| e.status.is_eligible()).count()

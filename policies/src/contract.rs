@@ -4,6 +4,7 @@
 use meridian_model::caller::Caller as ModelCaller;
 use meridian_model::plan;
 use meridian_model::registration::Registration;
+use meridian_model::remote::{Freshness as ModelFreshness, Remote as ModelRemote};
 use meridian_model::snapshot::{Endpoint as ModelEndpoint, Snapshot};
 use meridian_model::status::Status as ModelStatus;
 use wasmtime::component::{ComponentType, Lift, Lower};
@@ -14,9 +15,6 @@ pub(crate) const OPEN: &str = "[static]router.open";
 pub(crate) const ADMIT: &str = "[method]router.admit";
 pub(crate) const PLANS: &str = "[method]view.plans";
 pub(crate) const ROUTE: &str = "[method]view.route";
-
-/// The share of its rightful traffic that a region may take when it is not recovering from anything.
-const FULL_RAMP: u32 = 1_000;
 
 type Attributes<'a> = Vec<(&'a str, &'a str)>;
 
@@ -54,7 +52,6 @@ pub(crate) struct Endpoint<'a> {
 #[derive(ComponentType, Lower, Clone, Copy)]
 #[component(enum)]
 #[repr(u8)]
-#[allow(dead_code, reason = "the contract's words; remotes are empty until regions exchange summaries")]
 pub(crate) enum Freshness {
     #[component(name = "fresh")]
     Fresh,
@@ -113,9 +110,37 @@ impl<'a> Service<'a> {
             name: snapshot.key.service.as_str(),
             region: snapshot.region.as_str(),
             draining_zones: snapshot.draining_zones.iter().map(|z| z.as_str()).collect(),
-            ramp: FULL_RAMP,
+            ramp: snapshot.ramp,
             endpoints: snapshot.endpoints.iter().map(Endpoint::of).collect(),
-            remotes: Vec::new(),
+            remotes: snapshot.remotes.iter().map(Remote::of).collect(),
+            extra: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Remote<'a> {
+    fn of(remote: &'a ModelRemote) -> Self {
+        let subset = |subset: &'a meridian_model::summary::Subset| Subset {
+            zone: subset.zone.as_str(),
+            version: &subset.version,
+            group: &subset.group,
+            healthy: subset.healthy,
+            total: subset.total,
+            weight: subset.weight,
+        };
+        Self {
+            region: remote.region.as_str(),
+            freshness: match remote.standing.freshness {
+                ModelFreshness::Fresh => Freshness::Fresh,
+                ModelFreshness::Suspect => Freshness::Suspect,
+                ModelFreshness::Stale => Freshness::Stale,
+            },
+            reachable: remote.standing.reachable,
+            draining: remote.standing.draining,
+            ramp: remote.standing.ramp,
+            round_trip_ms: remote.standing.round_trip_ms,
+            headroom: remote.summary.headroom,
+            subsets: remote.summary.subsets.iter().map(subset).collect(),
             extra: Vec::new(),
         }
     }

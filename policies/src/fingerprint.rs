@@ -3,7 +3,8 @@
 
 use crate::view::View;
 use meridian_model::plan::{ReadyPlan, ReadyPlans};
-use meridian_model::snapshot::Snapshot;
+use meridian_model::remote::Address;
+use meridian_model::snapshot::{Place, Snapshot};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Hashes of a view's plans.
@@ -26,14 +27,47 @@ fn hash_plan(hash: &mut Xxh3, plan: &ReadyPlan, snapshot: &Snapshot) {
                 hash.update(b"tier");
                 hash.update(&tier.number.to_be_bytes());
                 for (at, weight) in tier.endpoints.iter().zip(&tier.weights) {
-                    if let Some(endpoint) = snapshot.endpoints.get(*at as usize) {
-                        hash.update(&endpoint.rendered);
+                    if let Some(place) = snapshot.place(*at) {
+                        hash_place(hash, place);
                         hash.update(&weight.to_be_bytes());
                     }
                 }
             }
         }
     }
+}
+
+fn hash_place(hash: &mut Xxh3, place: Place<'_>) {
+    let mut text = |text: &str| {
+        hash.update(&text.len().to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    let (remote, address) = match place {
+        Place::Here(endpoint) => return hash.update(&endpoint.rendered),
+        Place::There(remote, address) => (remote, address),
+    };
+    text(remote.region.as_str());
+    text(remote.standing.freshness.as_str());
+    let port = match address {
+        Address::Endpoint(e) => {
+            text(&e.id);
+            text(&e.host);
+            let subset = remote.subset_of(e);
+            text(subset.map_or("", |s| s.zone.as_str()));
+            text(subset.map_or("", |s| s.version.as_str()));
+            e.tags.iter().for_each(|tag| text(tag));
+            e.metadata.iter().for_each(|(key, value)| {
+                text(key);
+                text(value);
+            });
+            u64::from(e.port) << 32 | u64::from(e.weight)
+        }
+        Address::Ingress(ingress) => {
+            text(&ingress.host);
+            u64::from(ingress.port)
+        }
+    };
+    hash.update(&port.to_be_bytes());
 }
 
 impl Fingerprint {

@@ -3,8 +3,9 @@
 use crate::view::{Outcome, View};
 use meridian_model::locality;
 use meridian_model::plan::{ReadyPlan, ReadyPlans, ReadyTier};
+use meridian_model::remote::Address;
 use meridian_model::selection::{self, Words};
-use meridian_model::snapshot::Snapshot;
+use meridian_model::snapshot::{Place, Snapshot};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -80,7 +81,13 @@ impl Lens<'_> {
             // Tiers hold only what was eligible in their own snapshot.
             return Some(at);
         }
-        let id = self.of.endpoints.get(at as usize)?.id();
+        let id = match self.of.place(at)? {
+            Place::Here(endpoint) => endpoint.id(),
+            // Other regions tell of healthy endpoints only: what they still tell of may receive traffic.
+            Place::There(remote, address) => {
+                return u32::try_from(self.current.position_there(remote, address)?).ok();
+            }
+        };
         // Mostly nobody came or left in between.
         let unmoved = self.current.endpoints.get(at as usize).is_some_and(|e| e.id() == id);
         let now = if unmoved { at } else { u32::try_from(self.current.position(id)?).ok()? };
@@ -92,7 +99,25 @@ impl Lens<'_> {
     }
 
     fn hash(&self, at: u32) -> u64 {
-        self.of.endpoints.get(at as usize).map_or(0, |e| e.hash)
+        match self.of.endpoints.get(at as usize) {
+            Some(endpoint) => endpoint.hash,
+            None => self.of.place(at).map_or(0, hash_there),
+        }
+    }
+}
+
+/// Ids are unique in a region only, so the region belongs to what is hashed.
+#[cold]
+fn hash_there(place: Place<'_>) -> u64 {
+    match place {
+        Place::Here(endpoint) => endpoint.hash,
+        Place::There(remote, address) => {
+            let name = match address {
+                Address::Endpoint(endpoint) => endpoint.id.as_str(),
+                Address::Ingress(ingress) => ingress.host.as_str(),
+            };
+            selection::mix(selection::endpoint_hash(name) ^ selection::endpoint_hash(remote.region.as_str()))
+        }
     }
 }
 
@@ -189,7 +214,7 @@ impl<'a> Routed<'a> {
         count: usize,
         picked: &mut Vec<Picked>,
     ) {
-        let mut seen = vec![false; lens.current.endpoints.len()];
+        let mut seen = vec![false; lens.current.positions()];
         for tier in tiers {
             let order = match self.key {
                 None => selection::shuffled(tier, self.words.pick, |e| lens.is_eligible(e)),

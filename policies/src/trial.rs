@@ -40,6 +40,9 @@ pub(crate) fn service() -> Result<(Snapshot, Caller), BadName> {
         endpoints,
         binding: Arc::new(Effective::of(None, None, &built_in)),
         draining_zones: Vec::new(),
+        ramp: meridian_model::remote::FULL_RAMP,
+        remotes: Vec::new(),
+        withheld: meridian_model::snapshot::Withheld::default(),
     };
     Ok((snapshot, Caller::in_zone(region, Some("trial-1a".parse()?))))
 }

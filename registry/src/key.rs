@@ -2,8 +2,13 @@
 
 use meridian_model::binding::NAMESPACE_DEFAULT;
 use meridian_model::instance::InstanceKey;
-use meridian_model::names::{GatewayId, Namespace, PolicyName, PolicyVersion, ServiceKey, ServiceName};
+use meridian_model::names::{
+    GatewayId, Namespace, PolicyName, PolicyVersion, RegionName, ServiceKey, ServiceName, ZoneName,
+};
 use meridian_model::time::UnixMillis;
+
+/// Stands for all zones of a region. No zone can be called so: names begin with a letter or a digit.
+const WHOLE_REGION: &str = "_region";
 
 /// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +23,8 @@ pub enum Key {
     Binding(Namespace, Option<ServiceName>),
     /// The manifest of an uploaded version.
     Policy(PolicyName, PolicyVersion),
+    /// Operators want a region spared, or one of its zones.
+    Drain(RegionName, Option<ZoneName>),
     /// A live gateway; ephemeral.
     Member(GatewayId),
     /// The newest batch of heartbeats that a gateway took; ephemeral.
@@ -46,6 +53,8 @@ impl Key {
             Self::Binding(namespace, Some(service)) => format!("state/bindings/{namespace}/{service}"),
             Self::Binding(namespace, None) => format!("state/bindings/{namespace}/{NAMESPACE_DEFAULT}"),
             Self::Policy(name, version) => format!("state/policies/{name}/{}", version.hex()),
+            Self::Drain(region, Some(zone)) => format!("state/drains/{region}/{zone}"),
+            Self::Drain(region, None) => format!("state/drains/{region}/{WHOLE_REGION}"),
             Self::Member(id) => format!("state/members/{id}"),
             Self::Beats(id) => format!("state/beats/{id}"),
             Self::History(at, random) => format!("history/{:020}-{random:08x}", at.0),
@@ -75,6 +84,13 @@ impl Key {
             ("state", "policies") => {
                 let name = parts.next()?.parse().ok()?;
                 Self::Policy(name, format!("sha256:{}", parts.next()?).parse().ok()?)
+            }
+            ("state", "drains") => {
+                let region = parts.next()?.parse().ok()?;
+                match parts.next()? {
+                    WHOLE_REGION => Self::Drain(region, None),
+                    zone => Self::Drain(region, Some(zone.parse().ok()?)),
+                }
             }
             ("state", "members") => Self::Member(parts.next()?.parse().ok()?),
             ("state", "beats") => Self::Beats(parts.next()?.parse().ok()?),

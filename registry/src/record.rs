@@ -4,6 +4,7 @@ use crate::{Key, RegistryError};
 use bytes::{BufMut, Bytes, BytesMut};
 use meridian_model::binding::{Binding, Manifest};
 use meridian_model::instance::{Instance, LeaseId};
+use meridian_model::neighbours::Drain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub enum Record {
     Binding(Box<Binding>),
     /// A policy's manifest.
     Policy(Box<Manifest>),
+    /// The drain of a region or a zone.
+    Drain(Box<Drain>),
     /// A live gateway.
     Member(Member),
     /// Heartbeats: the leases that were renewed.
@@ -54,6 +57,7 @@ pub fn decode(key: &Key, value: &[u8]) -> Result<Option<Record>, String> {
         Key::Instance(_) => Record::Instance(Box::new(json(key, value)?)),
         Key::Binding(..) => Record::Binding(Box::new(json(key, value)?)),
         Key::Policy(..) => Record::Policy(Box::new(json(key, value)?)),
+        Key::Drain(..) => Record::Drain(Box::new(json(key, value)?)),
         Key::Member(_) => Record::Member(json(key, value)?),
         Key::Beats(_) => Record::Beats(decode_beats(value)?),
         Key::Region | Key::Incarnation | Key::History(..) => return Ok(None),

@@ -7,7 +7,8 @@ use crate::directory::Currency;
 use crate::problem::Problem;
 use crate::region::Region;
 use meridian_model::plan::{ReadyPlan, WHOLE_SHARE};
-use meridian_model::snapshot::Snapshot;
+use meridian_model::remote::{Address, Freshness, Remote};
+use meridian_model::snapshot::{Place, Snapshot};
 use meridian_policies::{ChosenBy, Outcome, Pick, Picked, Picks, Routed, View};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ fn head(
     snapshot: &Snapshot,
     view: &View,
     outcome: &Outcome,
-    tier: u32,
+    (tier, position): (u32, u32),
 ) {
     out.extend_from_slice(b"{\"service\":\"");
     out.extend_from_slice(snapshot.key.service.as_str().as_bytes());
@@ -73,12 +74,89 @@ fn head(
     }
     out.extend_from_slice(b"},\"tier\":");
     number(out, u64::from(tier));
+    // What is not the preferred tier, or leaves the region, says why.
+    if tier > 0 || position as usize >= snapshot.endpoints.len() {
+        decision(out, view, tier);
+    }
     out.extend_from_slice(b",\"endpoints\":[");
 }
 
+/// The reason that the policy gave for a tier.
+#[cold]
+fn decision(out: &mut Vec<u8>, view: &View, tier: u32) {
+    let tiers = view.plans.plans.iter().filter_map(|plan| match plan {
+        ReadyPlan::Tiers(tiers) => Some(tiers),
+        ReadyPlan::Refused | ReadyPlan::NothingEligible => None,
+    });
+    if let Some(found) = tiers.flatten().find(|t| t.number == tier && !t.reason.is_empty()) {
+        out.extend_from_slice(b",\"reason\":");
+        text(out, &found.reason);
+    }
+}
+
+/// An address in another region: as an endpoint of this one, and how current the news of its region are.
+#[cold]
+fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, address: Address<'_>) {
+    let (id, host, port) = match address {
+        Address::Endpoint(e) => (e.id.clone(), &e.host, e.port),
+        Address::Ingress(i) => (smol_str::format_smolstr!("ingress:{}:{}", i.host, i.port), &i.host, i.port),
+    };
+    let told = match address {
+        Address::Endpoint(e) => Some((e, remote.subset_of(e))),
+        Address::Ingress(_) => None,
+    };
+    let subset = told.and_then(|(_, subset)| subset);
+    let mut field = |name: &str, value: &str| {
+        out.extend_from_slice(name.as_bytes());
+        text(out, value);
+    };
+    field("{\"id\":", &id);
+    field(",\"host\":", host);
+    field(",\"zone\":", subset.map_or("", |s| s.zone.as_str()));
+    field(",\"region\":", remote.region.as_str());
+    field(",\"version\":", subset.map_or("", |s| s.version.as_str()));
+    out.extend_from_slice(b",\"port\":");
+    number(out, u64::from(port));
+    out.extend_from_slice(b",\"weight\":");
+    number(out, told.map_or(1, |(e, _)| u64::from(e.weight)));
+    let rest = told.map(|(e, _)| (serde_json::to_vec(&e.tags), serde_json::to_vec(&e.metadata)));
+    let (tags, metadata) = match rest {
+        Some((Ok(tags), Ok(metadata))) => (tags, metadata),
+        _ => (b"[]".to_vec(), b"{}".to_vec()),
+    };
+    out.extend_from_slice(b",\"tags\":");
+    out.extend_from_slice(&tags);
+    out.extend_from_slice(b",\"metadata\":");
+    out.extend_from_slice(&metadata);
+    if told.is_some_and(|(e, _)| e.degraded) {
+        out.extend_from_slice(b",\"degraded\":true");
+    }
+    let others = currency.others();
+    let region = others.binary_search_by(|other| other.name.cmp(&remote.region)).ok();
+    let age = region.and_then(|at| others.get(at)?.age_ms(clock::monotonic_now()));
+    // Undamped: the caller is told what is, the policy what it should act on.
+    let freshness = age.map_or(Freshness::Stale, Freshness::of_age_ms);
+    out.extend_from_slice(b",\"freshness\":\"");
+    out.extend_from_slice(freshness.as_str().as_bytes());
+    out.extend_from_slice(b"\",\"ageMs\":");
+    match age {
+        Some(age) => number(out, age),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}
+
 /// One endpoint; a degraded one says so.
-fn endpoint(out: &mut Vec<u8>, snapshot: &Snapshot, position: u32) {
-    let Some(endpoint) = snapshot.endpoints.get(position as usize) else { return };
+fn endpoint(out: &mut Vec<u8>, currency: &Currency, snapshot: &Snapshot, position: u32) {
+    let endpoint = match snapshot.endpoints.get(position as usize) {
+        Some(endpoint) => endpoint,
+        None => {
+            if let Some(Place::There(remote, address)) = snapshot.place(position) {
+                endpoint_there(out, currency, remote, address);
+            }
+            return;
+        }
+    };
     match endpoint.rendered.split_last() {
         Some((b'}', body)) if endpoint.degraded => {
             out.extend_from_slice(body);
@@ -101,8 +179,8 @@ pub fn single(
     match routed.pick(current) {
         Pick::Endpoint(picked) => {
             let outcome = routed.outcome(picked.by);
-            head(out, currency, current, routed.view, &outcome, picked.tier);
-            endpoint(out, current, picked.position);
+            head(out, currency, current, routed.view, &outcome, (picked.tier, picked.position));
+            endpoint(out, currency, current, picked.position);
             out.extend_from_slice(b"]}");
             Ok(())
         }
@@ -123,13 +201,14 @@ fn several(
         Picks::Refused => return Err(refused_by_policy(current, routed.view.policy.as_str())),
         Picks::NothingEligible => return Err(nothing_eligible(current)),
     };
-    let (tier, by) = picks.first().map_or((0, ChosenBy::Plan), |p: &Picked| (p.tier, p.by));
-    head(out, currency, current, routed.view, &routed.outcome(by), tier);
+    let (first, by) =
+        picks.first().map_or(((0, 0), ChosenBy::Plan), |p: &Picked| ((p.tier, p.position), p.by));
+    head(out, currency, current, routed.view, &routed.outcome(by), first);
     for (n, picked) in picks.iter().enumerate() {
         if n > 0 {
             out.push(b',');
         }
-        endpoint(out, current, picked.position);
+        endpoint(out, currency, current, picked.position);
     }
     out.extend_from_slice(b"]}");
     Ok(())
@@ -189,12 +268,13 @@ fn shares(view: &View, only: Option<usize>) -> Result<Vec<Share>, Problem> {
 fn all(out: &mut Vec<u8>, currency: &Currency, view: &View, plan: Option<usize>) -> Result<(), Problem> {
     let shares = shares(view, plan)?;
     let snapshot = &view.snapshot;
-    head(out, currency, snapshot, view, &view.outcome, shares.first().map_or(0, |s| s.tier));
+    let first = shares.first().map_or((0, 0), |s| (s.tier, s.position));
+    head(out, currency, snapshot, view, &view.outcome, first);
     for (n, Share { position, tier, share }) in shares.into_iter().enumerate() {
         if n > 0 {
             out.push(b',');
         }
-        endpoint(out, snapshot, position);
+        endpoint(out, currency, snapshot, position);
         // Inside the endpoint's own object: its last byte is the closing brace.
         out.pop();
         out.extend_from_slice(b",\"tier\":");
@@ -278,6 +358,7 @@ impl Evaluated {
                 })
             })
             .collect();
+        let elsewhere = regions_explained(view, &kept);
         let tiers: Vec<Value> = view
             .plans
             .plans
@@ -293,13 +374,38 @@ impl Evaluated {
         let explain = json!({
             "caller": { "region": view.caller.region, "zone": view.caller.zone, "labels": view.caller.labels },
             "limits": view.snapshot.binding.limits, "plans": tiers, "plan": self.evaluation.plan,
-            "candidates": candidates,
+            "candidates": candidates, "regions": elsewhere,
         });
         out.pop();
         out.extend_from_slice(b",\"explain\":");
         out.extend_from_slice(explain.to_string().as_bytes());
         out.push(b'}');
     }
+}
+
+/// Each other region with its part of the lookups, and what the binding's limits or their age leave out.
+fn regions_explained(view: &View, kept: &[Share]) -> Value {
+    let snapshot = &view.snapshot;
+    let region = |(at, remote): (usize, &Remote)| {
+        let first = snapshot.first_position(at).unwrap_or(usize::MAX);
+        let here = |share: &&Share| {
+            (share.position as usize).checked_sub(first).is_some_and(|at| at < remote.address_count())
+        };
+        let shares = || kept.iter().filter(here);
+        let (healthy, total) =
+            remote.summary.subsets.iter().fold((0u64, 0u64), |(healthy, total), subset| {
+                (healthy + u64::from(subset.healthy), total + u64::from(subset.total))
+            });
+        json!({
+            "region": remote.region, "freshness": remote.standing.freshness, "reachable": remote.standing.reachable,
+            "draining": remote.standing.draining, "ramp": remote.standing.ramp,
+            "roundTripMs": remote.standing.round_trip_ms, "healthy": healthy, "total": total,
+            "tier": shares().map(|s| s.tier).min(), "share": shares().map(|s| s.share).sum::<f64>(),
+        })
+    };
+    let remotes: Vec<Value> = snapshot.remotes.iter().enumerate().map(region).collect();
+    json!({ "remotes": remotes, "outsideLimits": snapshot.withheld.by_limits, "tooOld": snapshot.withheld.too_old,
+            "ownRamp": snapshot.ramp })
 }
 
 fn why_not(instance: &meridian_model::instance::Instance, status: meridian_model::status::Status) -> String {

@@ -73,6 +73,25 @@ pub async fn evaluate(region: &Region, question: &Question) -> Result<Evaluated,
 pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
     let unavailable = |code, detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     let name = &snapshot.key;
+    if snapshot.withheld.too_old > 0 {
+        let detail = format!(
+            "nothing of {name} in region {} may receive traffic, and what other regions told of it is older than \
+             lookups.max_remote_age: its addresses may belong to others by now",
+            snapshot.region
+        );
+        return unavailable("too-stale", detail);
+    }
+    if snapshot.withheld.by_limits > 0 {
+        let detail = format!(
+            "nothing of {name} in region {} may receive traffic; {} other regions have it, which the limits of its \
+             binding at /v1/namespaces/{}/bindings/{} leave out",
+            snapshot.region, snapshot.withheld.by_limits, name.namespace, name.service
+        );
+        return unavailable(
+            if snapshot.endpoints.is_empty() { "none-registered" } else { "none-healthy" },
+            detail,
+        );
+    }
     if snapshot.endpoints.is_empty() {
         let detail = format!(
             "{name} has no instances in region {}; one that registers is found at once",

@@ -89,6 +89,9 @@ pub fn snapshot(slot: u32, endpoints: Vec<Endpoint>, binding: &Arc<Effective>) -
         endpoints,
         binding: Arc::clone(binding),
         draining_zones: Vec::new(),
+        ramp: meridian_model::remote::FULL_RAMP,
+        remotes: Vec::new(),
+        withheld: meridian_model::snapshot::Withheld::default(),
     })
 }
 

@@ -1,0 +1,223 @@
+//! What makes failover calm: a region that got worse is believed at once, one that got better only after a while, and
+//! then it is given back its traffic in steps. Policies know no time, so the host does this for them.
+
+use crate::remote::{FULL_RAMP, Freshness, RAMP_STEP, Standing};
+use crate::time::Monotonic;
+use std::time::Duration;
+
+/// How long a region must be heard of without a break before it counts as returned.
+pub const RETURN_AFTER: Duration = Duration::from_secs(5);
+/// In this many steps a region gets its traffic back: each is a new snapshot of all its services.
+const REGION_STEPS: u32 = 5;
+const REGION_STEP: Duration = Duration::from_secs(4);
+/// In this many steps a service that had nothing healthy in its region gets its traffic back from others.
+const SERVICE_STEPS: u32 = 10;
+const SERVICE_STEP: Duration = Duration::from_secs(1);
+/// A service that had nothing healthy for less than this returns at once: the restart of a single instance is no failover.
+pub const EMPTY_FOR: Duration = Duration::from_secs(2);
+
+/// How a region stands by what was heard of it, undamped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How current what it told is.
+    pub freshness: Freshness,
+    /// Whether it answers directly.
+    pub reachable: bool,
+    /// Whether anybody who may say so wants it spared.
+    pub draining: bool,
+    /// Smoothed round trip.
+    pub round_trip_ms: u32,
+}
+
+/// Where a region is on its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// Not heard of in this process so far: the first news need no damping, there is nothing to return from.
+    Unknown,
+    Up,
+    Down,
+    /// Heard of again since then.
+    Proving(Monotonic),
+    /// Given back its traffic since then.
+    Ramping(Monotonic),
+}
+
+/// The damping of one region.
+#[derive(Clone, Copy, Debug)]
+pub struct Damper {
+    course: Course,
+    round_trip_ms: u32,
+}
+
+impl Default for Damper {
+    fn default() -> Self {
+        Self { course: Course::Unknown, round_trip_ms: 0 }
+    }
+}
+
+impl Damper {
+    /// What policies are shown of a region that was heard so, now. To be asked on every change and twice a second.
+    pub fn show(&mut self, heard: Heard, now: Monotonic) -> Standing {
+        let away = heard.freshness == Freshness::Stale || heard.draining;
+        self.course = match (self.course, away) {
+            (Course::Unknown, true) if heard.freshness == Freshness::Stale => Course::Unknown,
+            (_, true) => Course::Down,
+            (Course::Unknown | Course::Up, false) => Course::Up,
+            (Course::Down, false) => Course::Proving(now),
+            (Course::Proving(_), false) if heard.freshness != Freshness::Fresh => Course::Proving(now),
+            (Course::Proving(since), false) if now.since(since) >= RETURN_AFTER => Course::Ramping(now),
+            (Course::Ramping(since), false) if ramp(since, now, REGION_STEP, REGION_STEPS) == FULL_RAMP => {
+                Course::Up
+            }
+            (course, false) => course,
+        };
+        self.round_trip_ms = quantised(self.round_trip_ms, heard.round_trip_ms);
+        let (freshness, ramp) = match self.course {
+            Course::Proving(_) => (heard.freshness.max(Freshness::Suspect), 0),
+            Course::Ramping(since) => (heard.freshness, ramp(since, now, REGION_STEP, REGION_STEPS)),
+            Course::Unknown | Course::Up | Course::Down => (heard.freshness, FULL_RAMP),
+        };
+        Standing {
+            freshness,
+            reachable: heard.reachable,
+            draining: heard.draining,
+            ramp,
+            round_trip_ms: self.round_trip_ms,
+        }
+    }
+}
+
+/// The return of one service to its own region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Return {
+    /// Nothing to return from.
+    #[default]
+    Home,
+    /// Nothing healthy since then, while other regions have something.
+    Away(Monotonic),
+    /// Something healthy again since then.
+    Ramping(Monotonic),
+}
+
+impl Return {
+    /// The ramp of a service, by whether anything in the region may receive traffic now and whether anything elsewhere
+    /// may. To be asked on every change and twice a second while it is not [`Return::Home`].
+    pub fn ramp(&mut self, here: bool, elsewhere: bool, now: Monotonic) -> u32 {
+        *self = match (*self, here, elsewhere) {
+            (_, _, false) | (Self::Home, true, true) => Self::Home,
+            (Self::Away(since), false, true) => Self::Away(since),
+            (_, false, true) => Self::Away(now),
+            (Self::Away(since), true, true) if now.since(since) < EMPTY_FOR => Self::Home,
+            (Self::Away(_), true, true) => Self::Ramping(now),
+            (Self::Ramping(since), true, true)
+                if ramp(since, now, SERVICE_STEP, SERVICE_STEPS) == FULL_RAMP =>
+            {
+                Self::Home
+            }
+            (Self::Ramping(since), true, true) => Self::Ramping(since),
+        };
+        match *self {
+            Self::Ramping(since) => ramp(since, now, SERVICE_STEP, SERVICE_STEPS),
+            Self::Home | Self::Away(_) => FULL_RAMP,
+        }
+    }
+}
+
+/// The ramp after some time: the first step at once, then one more every `step`.
+fn ramp(since: Monotonic, now: Monotonic, step: Duration, steps: u32) -> u32 {
+    let taken = now.since(since).as_millis() / step.as_millis().max(1) + 1;
+    let part = FULL_RAMP / steps;
+    debug_assert!(part.is_multiple_of(RAMP_STEP));
+    u32::try_from(taken).map_or(FULL_RAMP, |taken| taken.saturating_mul(part).min(FULL_RAMP))
+}
+
+/// Round trips in these steps, in milliseconds.
+const ROUND_TRIPS: [u32; 12] = [1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 250, 500];
+
+/// The step above `measured`; the one shown before, while the measured one is within a fifth of it.
+fn quantised(shown: u32, measured: u32) -> u32 {
+    let above = |ms: u32| ROUND_TRIPS.into_iter().find(|step| ms <= *step).unwrap_or(1_000);
+    let (low, high) = (measured.saturating_sub(measured / 5), measured.saturating_add(measured / 5));
+    if shown == above(low) || shown == above(high) { shown } else { above(measured) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn heard(freshness: Freshness) -> Heard {
+        Heard { freshness, reachable: true, draining: false, round_trip_ms: 30 }
+    }
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic(1_000_000 + ms)
+    }
+
+    #[test]
+    fn a_region_falls_at_once_and_returns_in_steps() {
+        let mut damper = Damper::default();
+        assert_eq!(damper.show(heard(Freshness::Fresh), at(0)).ramp, FULL_RAMP, "nothing to return from");
+        assert_eq!(damper.show(heard(Freshness::Stale), at(1)).freshness, Freshness::Stale);
+        let proving = damper.show(heard(Freshness::Fresh), at(100));
+        assert_eq!((proving.freshness, proving.ramp), (Freshness::Suspect, 0));
+        // A break begins the proof anew.
+        damper.show(heard(Freshness::Suspect), at(4_000));
+        assert_eq!(damper.show(heard(Freshness::Fresh), at(6_000)).ramp, 0);
+        let ramps: Vec<u32> =
+            (0..30).map(|s| damper.show(heard(Freshness::Fresh), at(9_000 + s * 1_000)).ramp).collect();
+        assert_eq!((ramps[0], ramps[4], ramps[8], ramps[29]), (200, 400, 600, FULL_RAMP));
+        assert!(ramps.is_sorted());
+    }
+
+    #[test]
+    fn the_end_of_a_drain_is_a_return() {
+        let mut damper = Damper::default();
+        damper.show(heard(Freshness::Fresh), at(0));
+        damper.show(Heard { draining: true, ..heard(Freshness::Fresh) }, at(10));
+        assert_eq!(damper.show(heard(Freshness::Fresh), at(20)).ramp, 0);
+    }
+
+    #[test]
+    fn a_restart_is_no_failover_and_an_outage_is() {
+        let mut service = Return::default();
+        assert_eq!(service.ramp(true, true, at(0)), FULL_RAMP);
+        service.ramp(false, true, at(10));
+        assert_eq!(service.ramp(true, true, at(1_500)), FULL_RAMP);
+        service.ramp(false, true, at(2_000));
+        assert_eq!(service.ramp(true, true, at(6_000)), 100);
+        assert_eq!(service.ramp(true, true, at(10_900)), 500);
+        assert_eq!(service.ramp(true, true, at(15_000)), FULL_RAMP);
+        assert_eq!(service, Return::Home);
+        // Where there is nobody to share with, everything is carried here at once.
+        service.ramp(false, true, at(20_000));
+        assert_eq!(service.ramp(true, false, at(30_000)), FULL_RAMP);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_keeps_to_the_contract(news in prop::collection::vec((0u64..4_000, 0u64..60_000, any::<bool>(), 0u32..2_000), 1..60)) {
+            let (mut damper, mut now) = (Damper::default(), 0);
+            for (later, age, draining, round_trip_ms) in news {
+                now += later;
+                let news = Heard { freshness: Freshness::of_age_ms(age), reachable: true, draining, round_trip_ms };
+                let shown = damper.show(news, at(now));
+                prop_assert!(shown.ramp <= FULL_RAMP && shown.ramp.is_multiple_of(RAMP_STEP));
+                prop_assert!(shown.freshness >= news.freshness, "never better than what was heard");
+                prop_assert_eq!(shown.draining, draining);
+            }
+        }
+    }
+
+    #[test]
+    fn round_trips_do_not_flap_at_a_boundary() {
+        let mut shown = 0;
+        let mut changes = 0;
+        for n in 0..100 {
+            let next = quantised(shown, if n % 2 == 0 { 48 } else { 52 });
+            changes += u32::from(next != shown);
+            shown = next;
+        }
+        assert_eq!(changes, 1);
+    }
+}
