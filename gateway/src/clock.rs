@@ -23,6 +23,12 @@ pub fn monotonic_now() -> Monotonic {
     Monotonic(ORIGIN_OFFSET_MILLIS).plus(ORIGIN.elapsed())
 }
 
+/// A moment that was measured elsewhere, by the monotonic clock of this process.
+#[must_use]
+pub fn monotonic_at(instant: Instant) -> Monotonic {
+    Monotonic(ORIGIN_OFFSET_MILLIS).plus(instant.saturating_duration_since(*ORIGIN))
+}
+
 /// A random word for a lookup: splitmix64 over a counter of this thread, seeded by the system once. Good for spreading
 /// load, not for secrets.
 #[must_use]

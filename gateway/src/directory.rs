@@ -148,7 +148,8 @@ impl Currency {
     }
 
     pub(crate) fn prove(&self, now: Monotonic) {
-        self.proved_at.store(now.0, Ordering::Relaxed);
+        // An answer may come after events that prove more.
+        self.proved_at.fetch_max(now.0, Ordering::Relaxed);
         self.from_disk_saved_at.store(0, Ordering::Relaxed);
         self.connected.store(true, Ordering::Relaxed);
     }

@@ -203,12 +203,13 @@ impl Keeper {
                 self.reset(incarnation, revision, &records, now)
             }
             Event::Changed { revision, changes } => self.change(revision, changes, now),
-            Event::Current { revision } => {
+            Event::Current { revision, asked } => {
+                let asked = clock::monotonic_at(asked);
                 if revision > self.revision {
                     self.revision = revision;
-                    self.directory.currency.advance(revision.0, now);
+                    self.directory.currency.advance(revision.0, asked);
                 } else {
-                    self.directory.currency.prove(now);
+                    self.directory.currency.prove(asked);
                 }
                 vec![GuardianInput::Current]
             }

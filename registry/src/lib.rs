@@ -20,7 +20,7 @@ use bytes::Bytes;
 use meridian_model::names::{GatewayId, PolicyVersion, RegionName};
 use meridian_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// A point in the registry's order of writes. Grows by at least one with every write; comparable within one incarnation.
@@ -122,6 +122,8 @@ pub enum Event {
     Current {
         /// The state is complete up to here.
         revision: Revision,
+        /// When it was asked: how current the state is counts from there, however long the answer lay about.
+        asked: Instant,
     },
     /// The registry does not answer. What is known may be out of date from now on, and stays.
     Lost {

@@ -6,6 +6,7 @@ mod envelope;
 pub mod instances;
 mod openapi;
 pub mod policies;
+pub mod regions;
 pub mod request;
 pub mod resolve;
 pub mod server;

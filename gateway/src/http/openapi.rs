@@ -1,6 +1,6 @@
 //! The routes, and the description of them that is generated from the same handlers.
 
-use super::{bindings, instances, policies, resolve, services, system};
+use super::{bindings, instances, policies, regions, resolve, services, system};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -40,6 +40,10 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(policies::module))
         .routes(routes!(bindings::list))
         .routes(routes!(bindings::put, bindings::get, bindings::delete))
+        .routes(routes!(regions::list))
+        .routes(routes!(regions::get))
+        .routes(routes!(regions::drain))
+        .routes(routes!(regions::undrain))
         .routes(routes!(services::history))
         .routes(routes!(system::livez))
         .routes(routes!(system::readyz))

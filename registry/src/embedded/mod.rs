@@ -247,10 +247,13 @@ async fn deliver(
                     return None;
                 }
             },
-            _ = probes.tick() => match upgraded(asks, Ask::Probe).await {
-                Ok(revision) => proven = Some(revision),
-                Err(e) => lost(events, e).await?,
-            },
+            _ = probes.tick() => {
+                let asked = Instant::now().into_std();
+                match upgraded(asks, Ask::Probe).await {
+                    Ok(revision) => proven = Some((revision, asked)),
+                    Err(e) => lost(events, e).await?,
+                }
+            }
         }
         // Whatever the probe's answer covers has been sent to `notes` before it.
         while proven.is_some() || changes.len() < MERGED_CHANGES {
@@ -266,9 +269,9 @@ async fn deliver(
         if !changes.is_empty() {
             events.send(Event::Changed { revision: position, changes }).await.ok()?;
         }
-        if let Some(revision) = proven {
+        if let Some((revision, asked)) = proven {
             position = position.max(revision);
-            events.send(Event::Current { revision: position }).await.ok()?;
+            events.send(Event::Current { revision: position, asked }).await.ok()?;
         }
         *known = Some(Known { incarnation, revision: position });
     }

@@ -273,7 +273,7 @@ impl Follower {
                 lagging = None;
                 tick_at = None;
                 if asked.elapsed() < PROBE_TIMEOUT {
-                    self.send(Event::Current { revision: reached }).await?;
+                    self.send(Event::Current { revision: reached, asked: asked.into_std() }).await?;
                     self.shared.learn(Known { incarnation, revision: reached });
                     self.delays = delays();
                 }

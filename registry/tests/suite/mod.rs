@@ -177,7 +177,7 @@ impl Watch {
                 self.history.extend(changes.iter().cloned());
                 self.revision = *revision;
             }
-            Event::Current { revision } => {
+            Event::Current { revision, .. } => {
                 assert!(*revision >= self.revision, "{revision:?} after {:?}", self.revision);
                 self.revision = *revision;
             }

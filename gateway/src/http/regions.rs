@@ -1,0 +1,280 @@
+//! The routes of regions: how each stands, and asking for one to be spared.
+
+use super::instances::rfc3339;
+use super::request;
+use super::system::require_ready;
+use crate::clock;
+use crate::directory::Drains;
+use crate::history::value_of;
+use crate::neighbourhood::OtherRegion;
+use crate::problem::Problem;
+use crate::region::{Deed, Region, first_conflict};
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use meridian_model::names::{RegionName, ZoneName};
+use meridian_model::neighbours::{Drain, Drained};
+use meridian_model::remote::Freshness;
+use meridian_model::status::Status;
+use meridian_registry::{Change, Condition, Key, record};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use smol_str::{SmolStr, format_smolstr};
+use std::sync::Arc;
+
+/// A reason and little else.
+const DRAIN_BODY: usize = 4 * 1024;
+/// Longest reason, in bytes.
+const MAX_REASON: usize = 256;
+/// Others may write the same record at the same moment.
+const MAX_CONFLICTS: usize = 8;
+
+/// Why a region or zone is to be spared.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainBody {
+    /// For the history, and for whoever wonders where the traffic went.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+fn drain_value(drain: &Drain) -> Value {
+    json!({ "reason": drain.reason, "by": drain.by, "since": rfc3339(drain.since) })
+}
+
+/// The drains of a region as operators of this one asked for them.
+fn drains_of(region: &RegionName, drains: &Drains) -> (Value, Value) {
+    let whole = drains.get(&(region.clone(), None)).map(|(drain, _)| drain_value(drain));
+    let zones: serde_json::Map<String, Value> = drains
+        .iter()
+        .filter_map(|((r, zone), (drain, _))| {
+            (r == region).then_some(())?;
+            Some((zone.as_ref()?.to_string(), drain_value(drain)))
+        })
+        .collect();
+    (whole.unwrap_or(Value::Null), Value::Object(zones))
+}
+
+fn own(region: &Region, drains: &Drains) -> Value {
+    let currency = &region.directory.currency;
+    let services = region.directory.services();
+    let (mut count, mut healthy, mut total) = (0u64, 0u64, 0u64);
+    for published in services.values() {
+        let snapshot = published.current();
+        count += u64::from(!snapshot.endpoints.is_empty());
+        for endpoint in &snapshot.endpoints {
+            healthy += u64::from(endpoint.status == Status::Healthy);
+            total += u64::from(!matches!(endpoint.status, Status::Starting | Status::Draining));
+        }
+    }
+    let age = currency.age_ms(clock::monotonic_now());
+    let (draining, zones) = drains_of(&region.name, drains);
+    json!({
+        "region": region.name, "self": true, "freshness": Freshness::of_age_ms(age), "ageMs": age, "reachable": true,
+        "incarnation": currency.incarnation().as_str(), "index": currency.index(), "roundTripMs": 0,
+        "ramp": meridian_model::remote::FULL_RAMP, "services": count, "healthy": healthy, "total": total,
+        "draining": draining, "drainingZones": zones, "zones": region.zones,
+    })
+}
+
+fn other(other: &OtherRegion, drains: &Drains) -> Value {
+    let age = other.age_ms(clock::monotonic_now());
+    let (draining, zones) = drains_of(&other.name, drains);
+    let freshness = age.map_or(Freshness::Stale, Freshness::of_age_ms);
+    let mut value = json!({
+        "region": other.name, "self": false, "freshness": freshness, "ageMs": age,
+        "draining": draining, "drainingZones": zones,
+    });
+    if let Some(page) = other.page() {
+        let told = json!({
+            "reachable": page.standing.reachable, "incarnation": page.incarnation.to_string(), "index": page.index,
+            "roundTripMs": page.standing.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
+            "services": page.services, "healthy": page.healthy, "total": page.total,
+            "shownFreshness": page.standing.freshness,
+            "told": { "draining": page.notice.draining, "drainingZones": page.notice.draining_zones,
+                      "ingress": page.notice.ingress },
+        });
+        if let (Value::Object(value), Value::Object(told)) = (&mut value, told) {
+            value.extend(told);
+        }
+    }
+    value
+}
+
+/// Every region that this gateway knows, its own first.
+#[utoipa::path(get, path = "/v1/regions", tag = "lookups",
+    responses((status = 200, description = "{items: [{region, self, freshness, ageMs, reachable, roundTripMs, ramp, headroom, \
+        services, healthy, total, incarnation, index, draining, drainingZones, told}], index}")))]
+pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Result<Response, Problem> {
+    require_ready(&region)?;
+    require_reader(&region, &headers)?;
+    let rules = region.directory.rules();
+    let others = region.directory.currency.others();
+    let items: Vec<Value> = std::iter::once(own(&region, &rules.drains))
+        .chain(others.iter().map(|o| other(o, &rules.drains)))
+        .collect();
+    let index = region.directory.currency.index();
+    Ok(axum::Json(json!({ "items": items, "index": index })).into_response())
+}
+
+/// One region.
+#[utoipa::path(get, path = "/v1/regions/{region}", tag = "lookups", params(("region" = String, Path)),
+    responses((status = 200, description = "{region, self, freshness, ageMs, reachable, …}"), (status = 404, body = Problem)))]
+pub async fn get(
+    State(region): State<Arc<Region>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    require_ready(&region)?;
+    require_reader(&region, &headers)?;
+    let name: RegionName = request::name(&name)?;
+    let rules = region.directory.rules();
+    if name == region.name {
+        return Ok(axum::Json(own(&region, &rules.drains)).into_response());
+    }
+    let others = region.directory.currency.others();
+    match others.iter().find(|o| o.name == name) {
+        Some(found) => Ok(axum::Json(other(found, &rules.drains)).into_response()),
+        None => Err(no_such_region(&region, &name)),
+    }
+}
+
+fn require_reader(region: &Region, headers: &HeaderMap) -> Result<(), Problem> {
+    if region.reads == crate::config::Reads::Token {
+        request::bearer(region, headers)?;
+    }
+    Ok(())
+}
+
+fn no_such_region(region: &Region, name: &RegionName) -> Problem {
+    let known: Vec<String> = region.directory.currency.others().iter().map(|o| o.name.to_string()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let detail = format!(
+        "no region {name} is known here; this is {}, and it has heard of: {known}. [federation] names a region's peers",
+        region.name
+    );
+    Problem::new(StatusCode::NOT_FOUND, "no-such-region", detail)
+}
+
+/// Asks for a region, or one of its zones, to be spared: its traffic yields to others, and it stays the last resort.
+#[utoipa::path(post, path = "/v1/regions/{region}/drain", tag = "operators",
+    params(("region" = String, Path), ("zone" = Option<String>, Query, description = "only this zone")),
+    request_body(content = DrainBody), responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn drain(
+    State(region): State<Arc<Region>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    change(&region, &name, query.as_deref(), &headers, body, true).await
+}
+
+/// Ends a drain.
+#[utoipa::path(post, path = "/v1/regions/{region}/undrain", tag = "operators",
+    params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = DrainBody),
+    responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn undrain(
+    State(region): State<Arc<Region>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    change(&region, &name, query.as_deref(), &headers, body, false).await
+}
+
+/// What is to be spared, if there is such a thing.
+fn drained(region: &Region, name: &str, query: Option<&str>) -> Result<Drained, Problem> {
+    let name: RegionName = request::name(name)?;
+    let zone: Option<ZoneName> = match request::parameter(query, "zone") {
+        Some(zone) => Some(request::name(&zone)?),
+        None => None,
+    };
+    let own = name == region.name;
+    if !own && !region.directory.currency.others().iter().any(|o| o.name == name) {
+        return Err(no_such_region(region, &name));
+    }
+    if let Some(zone) = &zone
+        && own
+        && !region.zones.contains(zone)
+    {
+        let zones: Vec<&str> = region.zones.iter().map(|z| z.as_str()).collect();
+        let detail = format!("region {name} has no zone {zone}; it has {}", zones.join(", "));
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-zone", detail));
+    }
+    Ok((name, zone))
+}
+
+async fn change(
+    region: &Region,
+    name: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: Body,
+    drains: bool,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(region, headers)?;
+    identity.may_operate_region()?;
+    let (name, zone) = drained(region, name, query)?;
+    let body: DrainBody = request::json_or_default(headers, body, DRAIN_BODY).await?;
+    let reason = body.reason.unwrap_or_default();
+    if reason.len() > MAX_REASON {
+        return Err(Problem::field("reason", format_args!("must be at most {MAX_REASON} bytes")));
+    }
+    let key = Key::Drain(name.clone(), zone.clone());
+    let target = match &zone {
+        Some(zone) => format!("region {name} zone {zone}"),
+        None => format!("region {name}"),
+    };
+    let actor = format_smolstr!("{} {}", identity.issuer(), identity.subject());
+    for _ in 0..MAX_CONFLICTS {
+        let (standing, at) = region.registry.read(&key).await?;
+        let unchanged = match (&standing, drains) {
+            (None, false) => true,
+            (Some(stored), true) => {
+                serde_json::from_slice::<Drain>(&stored.value).is_ok_and(|d| d.reason == reason.as_str())
+            }
+            _ => false,
+        };
+        if unchanged {
+            return Ok(answer(&name, zone.as_ref(), drains, at.0, true));
+        }
+        let new = drains.then(|| Drain {
+            reason: SmolStr::new(&reason),
+            by: actor.clone(),
+            since: clock::unix_now(),
+            unknown: serde_json::Map::new(),
+        });
+        let deed = Deed {
+            action: if drains { "drain-region" } else { "undrain-region" },
+            target: target.clone(),
+            reason: &reason,
+            before: standing.as_ref().and_then(|s| serde_json::from_slice(&s.value).ok()).unwrap_or_default(),
+            after: value_of(new.as_ref()),
+        };
+        let condition = match &standing {
+            Some(stored) => Condition::Unchanged(key.clone(), stored.modified),
+            None => Condition::Absent(key.clone()),
+        };
+        let put = match &new {
+            Some(drain) => Change::Put(key.clone(), record::encode(drain)?),
+            None => Change::Delete(key.clone()),
+        };
+        let changes = std::iter::once(put).chain(region.entry(&identity, deed).change()).collect();
+        let write = meridian_registry::Write { conditions: vec![condition], changes };
+        if let Ok(revision) = first_conflict(region.registry.commit(write).await?) {
+            let applied = region.applied(revision).await;
+            return Ok(answer(&name, zone.as_ref(), drains, revision.0, applied));
+        }
+    }
+    let detail = "others keep writing the same drain; look at GET /v1/regions and try again";
+    Err(Problem::new(StatusCode::CONFLICT, "conflict", detail))
+}
+
+fn answer(name: &RegionName, zone: Option<&ZoneName>, drains: bool, index: u64, applied: bool) -> Response {
+    let value =
+        json!({ "region": name, "zone": zone, "draining": drains, "index": index, "applied": applied });
+    axum::Json(value).into_response()
+}
