@@ -5,3 +5,4 @@
 //! clock, randomness and I/O.
 
 pub mod exchange;
+mod planted;
