@@ -2,6 +2,7 @@
 //! them can pass them on, but change nothing.
 //!
 //! [`record`] lays summaries out as bytes; [`exchange`] moves such bytes between regions as a state machine without
-//! clock, randomness and I/O.
+//! clock, randomness and I/O; [`service`] drives it over gRPC and mutual TLS.
 
 pub mod exchange;
+pub mod service;
