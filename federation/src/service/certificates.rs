@@ -107,7 +107,7 @@ impl Authority {
         self.issue_uris(&[name.to_string()], &name.id, kind, lifetime)
     }
 
-    fn issue_uris(
+    pub(super) fn issue_uris(
         &self,
         uris: &[String],
         common_name: &str,

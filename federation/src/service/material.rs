@@ -262,3 +262,95 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificates::{Authority, Issued, KeyKind};
+    use super::super::rig::{authority, ended, files, lifetime, name, replace, write};
+    use super::*;
+
+    fn issue(authority: &Authority, short: &str) -> Issued {
+        authority.issue(&name(short), KeyKind::Ed25519, lifetime()).unwrap()
+    }
+
+    fn now() -> UnixTime {
+        UnixTime::now()
+    }
+
+    #[test]
+    fn files_that_do_not_fit_together_leave_the_old_in_force_until_they_do() {
+        let (dir, root) = (tempfile::tempdir().unwrap(), authority());
+        write(dir.path(), &issue(&root, "eu/node/a"), root.certificate());
+        let followed = Followed::open(files(dir.path()), now()).unwrap();
+        let first = followed.current().credential.clone();
+        assert_eq!(followed.look(now()), None);
+
+        let renewed = issue(&root, "eu/node/a");
+        replace(&files(dir.path()).certificate, &renewed.certificate);
+        assert_eq!(followed.look(now()), None, "the key may be on its way");
+        assert!(matches!(followed.look(now()), Some(Reloaded::Failed(MaterialError::Unfit(_)))));
+        assert_eq!(followed.look(now()), None, "it was said");
+        assert_eq!(followed.current().credential, first);
+        replace(&files(dir.path()).key, &renewed.key);
+        assert_eq!(followed.look(now()), Some(Reloaded::Changed));
+        assert_ne!(followed.current().credential, first);
+        assert_eq!(followed.look(now()), None);
+    }
+
+    #[test]
+    fn a_broken_or_missing_file_is_reported_and_leaves_the_old_in_force() {
+        let (dir, root) = (tempfile::tempdir().unwrap(), authority());
+        write(dir.path(), &issue(&root, "eu/node/a"), root.certificate());
+        let followed = Followed::open(files(dir.path()), now()).unwrap();
+        let first = followed.current().credential.clone();
+        let ca = files(dir.path()).ca;
+        for broken in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "nonsense"] {
+            replace(&ca, broken);
+            let reports = [followed.look(now()), followed.look(now()), followed.look(now())];
+            let failed = reports.iter().flatten().filter(|r| matches!(r, Reloaded::Failed(_))).count();
+            assert_eq!(failed, 1, "{broken:?}: {reports:?}");
+            replace(&ca, root.certificate());
+            assert_eq!(followed.look(now()), Some(Reloaded::Changed));
+        }
+        std::fs::remove_file(&ca).unwrap();
+        assert_eq!(followed.look(now()), None);
+        assert!(matches!(followed.look(now()), Some(Reloaded::Failed(MaterialError::File { .. }))));
+        assert_eq!(followed.current().credential, first);
+    }
+
+    #[test]
+    fn a_process_keeps_its_name() {
+        let (dir, root) = (tempfile::tempdir().unwrap(), authority());
+        write(dir.path(), &issue(&root, "eu/node/a"), root.certificate());
+        let followed = Followed::open(files(dir.path()), now()).unwrap();
+        write(dir.path(), &issue(&root, "us/node/a"), root.certificate());
+        followed.look(now());
+        assert!(matches!(followed.look(now()), Some(Reloaded::Failed(MaterialError::Unfit(_)))));
+        assert_eq!(followed.current().name, name("eu/node/a"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_at_the_start() {
+        let (dir, root) = (tempfile::tempdir().unwrap(), authority());
+        let good = issue(&root, "eu/node/a");
+        let open = |issued: &Issued, ca: &str| {
+            write(dir.path(), issued, ca);
+            Followed::open(files(dir.path()), now()).map(|_| ())
+        };
+        assert_eq!(open(&good, root.certificate()), Ok(()));
+        let old = root.issue(&name("eu/node/a"), KeyKind::EcdsaP256, ended()).unwrap();
+        let other = issue(&root, "eu/node/a");
+        let mixed = Issued { certificate: good.certificate.clone(), key: other.key };
+        let nameless = root.issue_uris(&[], "a", KeyKind::EcdsaP256, lifetime()).unwrap();
+        let keyless = Issued { certificate: good.certificate.clone(), key: good.certificate.clone() };
+        for (what, issued, ca) in [
+            ("expired", &old, root.certificate()),
+            ("another key", &mixed, root.certificate()),
+            ("no name", &nameless, root.certificate()),
+            ("no key", &keyless, root.certificate()),
+            ("another authority", &good, authority().certificate()),
+        ] {
+            assert!(open(issued, ca).is_err(), "{what}");
+        }
+    }
+}

@@ -21,6 +21,8 @@ mod link;
 pub mod material;
 pub mod name;
 pub mod news;
+#[cfg(test)]
+mod rig;
 mod signing;
 mod tls;
 pub mod trust;

@@ -88,3 +88,82 @@ impl Verifier for HeadVerifier {
         self.check(credential, message, signature).map_err(Untrusted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificates::{Authority, KeyKind, Lifetime};
+    use super::super::material::Reloaded;
+    use super::super::rig::{self, authority, ended, lifetime, name, node};
+    use super::*;
+    use rustls_pki_types::UnixTime;
+
+    fn follow(material: Material) -> Arc<Followed> {
+        Arc::new(Followed::fixed(material))
+    }
+
+    fn verifier(authority: &Authority) -> HeadVerifier {
+        HeadVerifier::new(follow(node(authority, "us/node/z", KeyKind::EcdsaP256)))
+    }
+
+    #[test]
+    fn what_a_node_signs_is_bound_to_its_region() {
+        let root = authority();
+        for kind in [KeyKind::EcdsaP256, KeyKind::Ed25519] {
+            let signer = NodeSigner::new(follow(node(&root, "eu/node/a", kind)));
+            let (credential, signature) = (signer.credential(), signer.sign(b"head").unwrap());
+            assert!(credential.len() <= crate::exchange::limits::CREDENTIAL_BYTES);
+            let eu = Signatory { region: "eu".parse().unwrap(), node: "a".parse().unwrap() };
+            assert_eq!(verifier(&root).verify(&credential, b"head", &signature), Ok(eu));
+            assert!(verifier(&root).verify(&credential, b"heat", &signature).is_err());
+            assert!(verifier(&root).verify(&credential, b"head", &signature[1..]).is_err());
+            assert!(verifier(&root).verify(&credential[1..], b"head", &signature).is_err());
+            let other = NodeSigner::new(follow(node(&root, "eu/node/a", kind)));
+            assert!(verifier(&root).verify(&other.credential(), b"head", &signature).is_err());
+            assert!(verifier(&authority()).verify(&credential, b"head", &signature).is_err());
+        }
+    }
+
+    #[test]
+    fn a_gateway_originates_nothing() {
+        let root = authority();
+        let signer = NodeSigner::new(follow(node(&root, "eu/gateway/g", KeyKind::EcdsaP256)));
+        let refused = verifier(&root).verify(&signer.credential(), b"head", &signer.sign(b"head").unwrap());
+        assert!(refused.unwrap_err().0.contains("is no node"));
+    }
+
+    #[test]
+    fn a_kept_head_outlives_its_certificate_and_a_new_one_does_not() {
+        let root = Authority::new("old", Lifetime { from: ended().from, ..lifetime() }).unwrap();
+        let issued = root.issue(&name("eu/node/a"), KeyKind::EcdsaP256, ended()).unwrap();
+        let then = ended().until.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let [certificate, key] = [&issued.certificate, &issued.key].map(String::as_bytes);
+        let ca = root.certificate().as_bytes();
+        let old = Material::from_pem(certificate, key, ca, UnixTime::since_unix_epoch(then)).unwrap();
+        let signer = NodeSigner::new(follow(old));
+        let (credential, signature) = (signer.credential(), signer.sign(b"head").unwrap());
+        let verifier = verifier(&root);
+        assert!(verifier.verify(&credential, b"head", &signature).is_err());
+        assert!(verifier.importing(|| verifier.verify(&credential, b"head", &signature)).is_ok());
+        assert!(verifier.importing(|| verifier.verify(&credential, b"heat", &signature)).is_err());
+        assert!(verifier.verify(&credential, b"head", &signature).is_err());
+    }
+
+    #[test]
+    fn a_renewal_between_credential_and_signature_pairs_neither_with_the_other() {
+        let root = authority();
+        let dir = tempfile::tempdir().unwrap();
+        let issue = || root.issue(&name("eu/node/a"), KeyKind::EcdsaP256, lifetime()).unwrap();
+        rig::write(dir.path(), &issue(), root.certificate());
+        let files = rig::files(dir.path());
+        let followed = Arc::new(Followed::open(files, UnixTime::now()).unwrap());
+        let signer = NodeSigner::new(Arc::clone(&followed));
+        let credential = signer.credential();
+        rig::write(dir.path(), &issue(), root.certificate());
+        assert_eq!(followed.look(UnixTime::now()), Some(Reloaded::Changed));
+        let signature = signer.sign(b"head").unwrap();
+        let check = verifier(&root);
+        assert!(check.verify(&credential, b"head", &signature).is_ok());
+        assert_ne!(signer.credential(), credential);
+        assert!(check.verify(&signer.credential(), b"head", &signer.sign(b"head").unwrap()).is_ok());
+    }
+}

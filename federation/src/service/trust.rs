@@ -178,3 +178,106 @@ impl webpki::ExtendedKeyUsageValidator for BothEnds {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificates::{Authority, Issued, KeyKind, Lifetime};
+    use super::super::rig::{authority, ended, lifetime, name, to_come};
+    use super::*;
+
+    fn chain(pems: &[&str]) -> Vec<CertificateDer<'static>> {
+        pems.iter().map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect()
+    }
+
+    fn trust(authority: &Authority) -> Trust {
+        Trust::from_pem(authority.certificate().as_bytes()).unwrap()
+    }
+
+    fn issue(authority: &Authority, lifetime: Lifetime) -> Issued {
+        authority.issue(&name("eu/node/a"), KeyKind::EcdsaP256, lifetime).unwrap()
+    }
+
+    fn now() -> Validity {
+        Validity::At(UnixTime::now())
+    }
+
+    #[test]
+    fn a_chain_through_an_intermediate_is_believed_when_it_is_whole() {
+        let root = authority();
+        let regional = root.subordinate("eu authority", lifetime()).unwrap();
+        let leaf = issue(&regional, lifetime());
+        let whole = chain(&[&leaf.certificate, regional.certificate()]);
+        assert_eq!(trust(&root).name_of(&whole, now()), Ok(name("eu/node/a")));
+        let unknown = Err(TrustError::Untrusted(webpki::Error::UnknownIssuer));
+        assert_eq!(trust(&root).name_of(&whole[..1], now()), unknown);
+        assert_eq!(trust(&authority()).name_of(&whole, now()), unknown);
+    }
+
+    #[test]
+    fn what_ran_out_is_believed_only_of_what_was_kept() {
+        let root = authority();
+        let past = Validity::UpTo(UnixTime::now());
+        let old = chain(&[&issue(&root, ended()).certificate]);
+        assert!(matches!(
+            trust(&root).name_of(&old, now()),
+            Err(TrustError::Untrusted(webpki::Error::CertExpired { .. }))
+        ));
+        // The authority itself was made after this certificate ended: nobody can have believed it then.
+        assert!(trust(&root).name_of(&old, past).is_err());
+        let old_root =
+            Authority::new("old authority", Lifetime { from: ended().from, ..lifetime() }).unwrap();
+        let old = chain(&[&issue(&old_root, ended()).certificate]);
+        assert_eq!(trust(&old_root).name_of(&old, past), Ok(name("eu/node/a")));
+        let early = chain(&[&issue(&root, to_come()).certificate]);
+        assert!(trust(&root).name_of(&early, now()).is_err());
+        assert!(trust(&root).name_of(&early, past).is_err());
+    }
+
+    #[test]
+    fn an_authority_is_nobody_and_an_empty_chain_is_nothing() {
+        let root = authority();
+        let own = chain(&[root.certificate()]);
+        assert!(trust(&root).name_of(&own, now()).is_err());
+        assert!(matches!(trust(&root).name_of(&[], now()), Err(TrustError::Unreadable(_))));
+        let leaf = issue(&root, lifetime());
+        let long = chain(&[
+            &leaf.certificate,
+            root.certificate(),
+            root.certificate(),
+            root.certificate(),
+            root.certificate(),
+        ]);
+        assert!(matches!(trust(&root).name_of(&long, now()), Err(TrustError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_certificate_with_two_names_is_nobodys() {
+        let root = authority();
+        let uris = ["spiffe://test/region/eu/node/a", "spiffe://test/region/us/node/a"].map(String::from);
+        let leaf = root.issue_uris(&uris, "a", KeyKind::EcdsaP256, lifetime()).unwrap();
+        let refused = trust(&root).name_of(&chain(&[&leaf.certificate]), now());
+        assert_eq!(refused, Err(TrustError::Name(NameError::Count(2))));
+    }
+
+    #[test]
+    fn another_federation_is_another_federation() {
+        let root = authority();
+        let leaf = issue(&root, lifetime());
+        let refused = trust(&root).name_in(&"prod".into(), &chain(&[&leaf.certificate]), now());
+        assert_eq!(refused, Err(TrustError::Domain { theirs: "test".into(), ours: "prod".into() }));
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_known() {
+        let root = Authority::new(
+            "long",
+            Lifetime::starting(std::time::SystemTime::now(), Duration::from_secs(1 << 30)),
+        )
+        .unwrap();
+        let until = lifetime().until;
+        let leaf = issue(&root, Lifetime { until, ..lifetime() });
+        let ends = trust(&root).ends(&chain(&[&leaf.certificate]), UnixTime::now()).unwrap();
+        let until = until.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(ends.as_secs(), until);
+    }
+}
