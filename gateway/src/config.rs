@@ -1,6 +1,7 @@
 //! The configuration of a gateway: one TOML file, any key also as `MERIDIAN__SECTION__KEY`, parsed whole and checked
 //! whole before anything is bound.
 
+use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
 use serde::Deserialize;
@@ -234,6 +235,9 @@ pub struct Config {
     /// `[history]`.
     #[serde(default = "default_history_section")]
     pub history: HistoryConfig,
+    /// `[federation]`; without it the region knows of no other.
+    #[serde(default)]
+    pub federation: Option<FederationConfig>,
     /// `[telemetry]`.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
@@ -403,12 +407,18 @@ impl Config {
             place(&mut tls.key);
             tls.client_ca.iter_mut().for_each(place);
         }
+        if let Some(federation) = &mut self.federation {
+            federation.resolve_paths(base);
+        }
         self.base = base.to_owned();
     }
 
     fn check(&self, mistakes: &mut Vec<Mistake>) {
         if let Err(errors) = self.identity.check(&self.base) {
             mistakes.extend(errors.into_iter().map(|e| Mistake { place: e.place, detail: e.detail }));
+        }
+        if let Some(federation) = &self.federation {
+            federation.check(&self.region, mistakes);
         }
         let mut add = |place: &str, detail: String| mistakes.push(Mistake { place: place.into(), detail });
         if self.zones.is_empty() {

@@ -6,6 +6,7 @@ use crate::config::{Config, ConfigError, EtcdSection, Mistake, RegistryConfig};
 use crate::directory::Directory;
 use crate::disk::Disk;
 use crate::disk::saver::{Pace, SaveStats, Saver};
+use crate::federation::{JoinError, node};
 use crate::figures;
 use crate::guardian::{self, GuardianStats, HistoryEntry, Office};
 use crate::health::{Checker, Guard};
@@ -75,6 +76,22 @@ pub enum StartError {
     /// The listener.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The federation.
+    #[error(transparent)]
+    Federation(#[from] JoinError),
+    /// A federation node that does not listen.
+    #[error(
+        "federation.listen: is missing; a federation node needs an address where other regions' nodes connect"
+    )]
+    NotANode,
+    /// A federation node's status listener.
+    #[error("federation.status {address}: {source}")]
+    Status {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Starts gateways.
@@ -184,6 +201,18 @@ impl Gateway {
             keeper.start_from(image);
         }
 
+        let mut joined = None;
+        if let Some(section) = &config.federation {
+            let parts = node::Parts {
+                config: section,
+                region: config.region.clone(),
+                registry: Arc::clone(&registry),
+                disk: Arc::clone(&disk),
+                keeper: Some(commands.clone()),
+            };
+            joined = Some(node::spawn(parts, &tasks, &stop).await?);
+        }
+
         let loader_stats = Arc::new(LoaderStats::default());
         let loader = loader(&registry, &disk, &commands, &host, &loader_stats);
         let save_stats = Arc::new(SaveStats::default());
@@ -255,6 +284,7 @@ impl Gateway {
             figures::beats(beat_stats),
         ];
         sources.extend(etcd_stats.map(figures::etcd));
+        sources.extend(joined.map(|(_, source)| source));
         region.set_metrics(Metrics { http, sources });
         Ok(Running { server, region, stop, tasks, ends })
     }
@@ -264,9 +294,9 @@ fn boxed<T>(task: impl Future<Output = T> + Send + 'static) -> futures::future::
     Box::pin(task)
 }
 
-type Opened = (Arc<dyn Registry>, Option<Arc<EtcdStats>>);
+pub(crate) type Opened = (Arc<dyn Registry>, Option<Arc<EtcdStats>>);
 
-async fn open_registry(config: &Config, known: Option<Known>) -> Result<Opened, StartError> {
+pub(crate) async fn open_registry(config: &Config, known: Option<Known>) -> Result<Opened, StartError> {
     match &config.registry {
         RegistryConfig::Embedded { file } => {
             let file = file.clone().unwrap_or_else(|| config.data_dir.join("registry.redb"));

@@ -6,6 +6,7 @@ pub mod config;
 pub mod directory;
 pub mod disk;
 pub mod duration;
+pub mod federation;
 pub mod figures;
 pub mod gateway;
 pub mod guardian;

@@ -148,7 +148,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
         for figure in self.sources.iter().flat_map(|source| source()) {
             figure.encode(&mut out);

@@ -13,6 +13,7 @@
 
 mod durable;
 mod format;
+mod kept;
 mod modules;
 pub mod saver;
 

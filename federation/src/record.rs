@@ -1,0 +1,344 @@
+//! Records as bytes: what a region tells of a service and of itself, laid out alike by every node of it.
+//!
+//! Protocol buffers without maps, so one value has one form; fields that a newer version adds are passed over by an
+//! older one. What other regions sent is checked like any input: a record that breaks a bound is refused by name.
+
+use bytes::Bytes;
+use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
+use meridian_model::summary::{Ingress, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary};
+use prost::Message;
+use smol_str::SmolStr;
+use std::collections::BTreeMap;
+
+/// At most this many zones of a region, and as many of its ingress addresses, are believed.
+const MAX_PLACES: usize = 64;
+/// Longest id that is believed: that of an instance.
+const MAX_ID_BYTES: usize = 128;
+
+/// Why bytes are not the record that they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// No protocol buffer.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    /// Longer or more than is believed.
+    #[error("{0} is past its bound")]
+    Bound(&'static str),
+    /// Not what its name says.
+    #[error("{0} is not one")]
+    Wrong(&'static str),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireSubset {
+    #[prost(string, tag = "1")]
+    zone: String,
+    #[prost(string, tag = "2")]
+    version: String,
+    #[prost(string, tag = "3")]
+    group: String,
+    #[prost(uint32, tag = "4")]
+    healthy: u32,
+    #[prost(uint32, tag = "5")]
+    total: u32,
+    #[prost(uint64, tag = "6")]
+    weight: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WirePair {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireEndpoint {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    host: String,
+    #[prost(uint32, tag = "3")]
+    port: u32,
+    #[prost(uint32, tag = "4")]
+    weight: u32,
+    #[prost(uint32, tag = "5")]
+    subset: u32,
+    #[prost(bool, tag = "6")]
+    degraded: bool,
+    #[prost(string, repeated, tag = "7")]
+    tags: Vec<String>,
+    #[prost(message, repeated, tag = "8")]
+    metadata: Vec<WirePair>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireSummary {
+    #[prost(message, repeated, tag = "1")]
+    subsets: Vec<WireSubset>,
+    #[prost(message, repeated, tag = "2")]
+    endpoints: Vec<WireEndpoint>,
+    #[prost(bool, tag = "3")]
+    sampled: bool,
+    #[prost(uint64, optional, tag = "4")]
+    headroom: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireIngress {
+    #[prost(string, tag = "1")]
+    host: String,
+    #[prost(uint32, tag = "2")]
+    port: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WireNotice {
+    #[prost(string, optional, tag = "1")]
+    draining: Option<String>,
+    #[prost(string, repeated, tag = "2")]
+    draining_zones: Vec<String>,
+    #[prost(message, repeated, tag = "3")]
+    ingress: Vec<WireIngress>,
+}
+
+/// The record of a service. Tags and metadata are left out of a service whose record would be longer than `most` with
+/// them: addresses matter more.
+#[must_use]
+pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
+    let subset = |s: &Subset| WireSubset {
+        zone: s.zone.as_str().into(),
+        version: s.version.as_str().into(),
+        group: s.group.as_str().into(),
+        healthy: s.healthy,
+        total: s.total,
+        weight: s.weight,
+    };
+    let endpoint = |e: &RemoteEndpoint| WireEndpoint {
+        id: e.id.as_str().into(),
+        host: e.host.as_str().into(),
+        port: u32::from(e.port),
+        weight: e.weight,
+        subset: e.subset,
+        degraded: e.degraded,
+        tags: e.tags.iter().map(|tag| tag.as_str().into()).collect(),
+        metadata: e
+            .metadata
+            .iter()
+            .map(|(key, value)| WirePair { key: key.as_str().into(), value: value.as_str().into() })
+            .collect(),
+    };
+    let mut wire = WireSummary {
+        subsets: summary.subsets.iter().map(subset).collect(),
+        endpoints: summary.endpoints.iter().map(endpoint).collect(),
+        sampled: summary.sampled,
+        headroom: summary.headroom,
+    };
+    if wire.encoded_len() > most {
+        for endpoint in &mut wire.endpoints {
+            endpoint.metadata.clear();
+            endpoint.tags.clear();
+        }
+    }
+    wire.encode_to_vec().into()
+}
+
+/// What a region tells of a service.
+///
+/// # Errors
+/// The bound that it breaks.
+pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
+    let wire = WireSummary::decode(bytes).map_err(|e| BadRecord::Unreadable(e.to_string()))?;
+    bound("the number of subsets", wire.subsets.len(), MAX_SUBSETS)?;
+    bound("the number of endpoints", wire.endpoints.len(), MAX_ENDPOINTS)?;
+    let subset = |s: WireSubset| {
+        if s.healthy > s.total {
+            return Err(BadRecord::Wrong("the number of healthy instances"));
+        }
+        Ok(Subset {
+            zone: s.zone.parse().map_err(|_| BadRecord::Wrong("a zone"))?,
+            version: text("a version", s.version, MAX_VALUE_BYTES)?,
+            group: text("a group", s.group, MAX_VALUE_BYTES)?,
+            healthy: s.healthy,
+            total: s.total,
+            weight: s.weight,
+        })
+    };
+    let subsets: Vec<Subset> = wire.subsets.into_iter().map(subset).collect::<Result<_, _>>()?;
+    let endpoint = |e: WireEndpoint| endpoint(e, subsets.len());
+    let endpoints: Vec<RemoteEndpoint> = wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+    // They are looked up by id.
+    if !endpoints.is_sorted_by(|one, next| one.id < next.id) {
+        return Err(BadRecord::Wrong("the order of endpoints"));
+    }
+    Ok(Summary { endpoints, sampled: wire.sampled, headroom: wire.headroom, subsets })
+}
+
+fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord> {
+    bound("the number of tags", e.tags.len(), MAX_PAIRS)?;
+    bound("the number of metadata pairs", e.metadata.len(), MAX_PAIRS)?;
+    if e.subset as usize >= subsets {
+        return Err(BadRecord::Wrong("the subset of an endpoint"));
+    }
+    if !(1..=MAX_WEIGHT).contains(&e.weight) {
+        return Err(BadRecord::Wrong("a weight"));
+    }
+    let metadata = e.metadata.into_iter().map(|pair| {
+        Ok((text("a key", pair.key, MAX_KEY_BYTES)?, text("a value", pair.value, MAX_VALUE_BYTES)?))
+    });
+    Ok(RemoteEndpoint {
+        id: text("an id", e.id, MAX_ID_BYTES)?,
+        host: host(&e.host)?,
+        port: port(e.port)?,
+        weight: e.weight,
+        subset: e.subset,
+        degraded: e.degraded,
+        tags: e.tags.into_iter().map(|tag| text("a tag", tag, MAX_VALUE_BYTES)).collect::<Result<_, _>>()?,
+        metadata: metadata.collect::<Result<BTreeMap<_, _>, BadRecord>>()?,
+    })
+}
+
+/// The record of a region.
+#[must_use]
+pub fn encode_notice(notice: &RegionNotice) -> Bytes {
+    let wire = WireNotice {
+        draining: notice.draining.as_ref().map(|reason| reason.as_str().into()),
+        draining_zones: notice.draining_zones.iter().map(|zone| zone.as_str().into()).collect(),
+        ingress: notice
+            .ingress
+            .iter()
+            .map(|i| WireIngress { host: i.host.as_str().into(), port: u32::from(i.port) })
+            .collect(),
+    };
+    wire.encode_to_vec().into()
+}
+
+/// What a region tells of itself.
+///
+/// # Errors
+/// The bound that it breaks.
+pub fn decode_notice(bytes: &[u8]) -> Result<RegionNotice, BadRecord> {
+    let wire = WireNotice::decode(bytes).map_err(|e| BadRecord::Unreadable(e.to_string()))?;
+    bound("the number of zones", wire.draining_zones.len(), MAX_PLACES)?;
+    bound("the number of ingress addresses", wire.ingress.len(), MAX_PLACES)?;
+    let zone = |zone: String| zone.parse().map_err(|_| BadRecord::Wrong("a zone"));
+    let ingress = |i: WireIngress| Ok(Ingress { host: host(&i.host)?, port: port(i.port)? });
+    Ok(RegionNotice {
+        draining: wire.draining.map(|reason| text("a reason", reason, MAX_VALUE_BYTES)).transpose()?,
+        draining_zones: wire.draining_zones.into_iter().map(zone).collect::<Result<_, _>>()?,
+        ingress: wire.ingress.into_iter().map(ingress).collect::<Result<_, BadRecord>>()?,
+    })
+}
+
+fn bound(what: &'static str, count: usize, most: usize) -> Result<(), BadRecord> {
+    if count > most { Err(BadRecord::Bound(what)) } else { Ok(()) }
+}
+
+fn text(what: &'static str, text: String, most: usize) -> Result<SmolStr, BadRecord> {
+    bound(what, text.len(), most)?;
+    Ok(text.into())
+}
+
+/// Callers will connect to it, so it must be what an instance of this region could have registered.
+fn host(text: &str) -> Result<SmolStr, BadRecord> {
+    Host::parse(text).map(|host| host.as_str().into()).map_err(|_| BadRecord::Wrong("a host"))
+}
+
+fn port(port: u32) -> Result<u16, BadRecord> {
+    u16::try_from(port).ok().filter(|port| *port > 0).ok_or(BadRecord::Wrong("a port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MOST: usize = 64 * 1024;
+
+    fn summary() -> impl Strategy<Value = Summary> {
+        let subset = ("[a-z]{1,8}", "[a-z0-9.]{0,12}", 0u32..50, 0u32..50).prop_map(|(zone, version, healthy, more)| {
+            let (zone, weight) = (zone.parse().unwrap(), u64::from(healthy) * 100);
+            Subset { zone, version: version.into(), group: "stable".into(), healthy, total: healthy + more, weight }
+        });
+        let endpoint = ("[a-z0-9-]{1,36}", any::<[u8; 3]>(), 1u16.., 1u32..=MAX_WEIGHT, any::<(bool, u32)>());
+        let endpoints = prop::collection::btree_map("[a-z0-9-]{1,36}", endpoint, 0..MAX_ENDPOINTS);
+        (prop::collection::vec(subset, 1..8), endpoints, any::<bool>(), any::<Option<u64>>()).prop_map(
+            |(subsets, endpoints, sampled, headroom)| {
+                let count = u32::try_from(subsets.len()).unwrap();
+                let endpoints = endpoints.into_iter().map(|(id, (word, [a, b, c], port, weight, (degraded, at)))| {
+                    let metadata = BTreeMap::from([("team".into(), word.as_str().into())]);
+                    let (host, tags) = (format!("10.{a}.{b}.{c}").into(), vec![word.into()]);
+                    RemoteEndpoint { id: id.into(), host, port, weight, subset: at % count, degraded, tags, metadata }
+                });
+                Summary { endpoints: endpoints.collect(), subsets, sampled, headroom }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_summary_survives_the_trip(summary in summary()) {
+            let bytes = encode_summary(&summary, MOST);
+            prop_assert_eq!(decode_summary(&bytes), Ok(summary.clone()));
+            prop_assert_eq!(encode_summary(&summary, MOST), bytes);
+        }
+
+        #[test]
+        fn no_bytes_do_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = (decode_summary(&bytes), decode_notice(&bytes));
+        }
+
+        #[test]
+        fn damaged_records_are_refused_or_keep_the_bounds(summary in summary(), at: prop::sample::Index, bit in 0u8..8) {
+            let mut bytes = encode_summary(&summary, MOST).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(read) = decode_summary(&bytes) {
+                prop_assert!(read.endpoints.iter().all(|e| (e.subset as usize) < read.subsets.len() && e.port > 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_notice_survives_the_trip() {
+        let notice = RegionNotice {
+            draining: Some("maintenance".into()),
+            draining_zones: vec!["za".parse().unwrap()],
+            ingress: vec![Ingress { host: "edge.example".into(), port: 443 }],
+        };
+        assert_eq!(decode_notice(&encode_notice(&notice)), Ok(notice));
+        assert_eq!(decode_notice(&encode_notice(&RegionNotice::default())), Ok(RegionNotice::default()));
+    }
+
+    /// A caller would send its traffic wherever this points.
+    #[test]
+    fn hosts_and_ports_of_others_are_checked() {
+        let told = |host: &str, port: u32| {
+            let wire = WireNotice { ingress: vec![WireIngress { host: host.into(), port }], ..Default::default() };
+            decode_notice(&wire.encode_to_vec())
+        };
+        assert!(told("edge.example", 443).is_ok());
+        for (host, port) in [("0.0.0.0", 80), ("a b", 80), ("", 80), ("h/../x", 80), ("h", 0), ("h", 65_536)] {
+            assert!(matches!(told(host, port), Err(BadRecord::Wrong(_))), "{host}:{port}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_takes_less_than_a_hundred_bytes() {
+        let endpoints = (0..20).map(|n| RemoteEndpoint {
+            id: format!("orders-api-7d9f8b-{n:05}").into(),
+            host: "10.42.6.18".into(),
+            port: 8080,
+            weight: 100,
+            subset: 0,
+            degraded: false,
+            tags: vec!["v2".into()],
+            metadata: BTreeMap::from([("team".into(), "inventory".into())]),
+        });
+        let zone = "ap-south-1a".parse().unwrap();
+        let subset = Subset { zone, version: "2026.04.18.2".into(), group: "stable".into(), healthy: 20, total: 20, weight: 2000 };
+        let summary = Summary { subsets: vec![subset], endpoints: endpoints.collect(), sampled: false, headroom: None };
+        assert!(encode_summary(&summary, MOST).len() < 20 * 100);
+    }
+}

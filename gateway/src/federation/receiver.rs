@@ -1,0 +1,180 @@
+//! What is heard of other regions: into the keeper, and onto disk.
+
+use crate::clock;
+use crate::disk::Disk;
+use crate::keeper::Command;
+use crate::neighbourhood::News;
+use meridian_federation::exchange::Image;
+use meridian_federation::exchange::message::RecordKey;
+use meridian_federation::record::{decode_notice, decode_summary};
+use meridian_federation::service::Running;
+use meridian_federation::service::news::{Batch, Changed};
+use meridian_model::names::RegionName;
+use meridian_registry::Incarnation;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How often ages are passed on; between, they grow by this process's clock.
+const AGES_EVERY: Duration = Duration::from_millis(500);
+/// How often what changed is written to disk, at most.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Counters for the metrics.
+#[derive(Debug, Default)]
+pub struct ReceiverStats {
+    /// Records of other regions that could not be read: a newer version, or a bug.
+    pub unreadable: AtomicU64,
+    /// Times that what is held was written to disk.
+    pub saves: AtomicU64,
+    /// Times that it could not be.
+    pub save_failures: AtomicU64,
+}
+
+/// Reads the federation's news for one process.
+pub struct Receiver {
+    /// The own region, of which nothing is news.
+    pub region: RegionName,
+    /// The service.
+    pub running: Running,
+    /// The gateway's keeper; none in a process that is only a node.
+    pub keeper: Option<mpsc::Sender<Command>>,
+    /// Where what is held is kept.
+    pub disk: Arc<Disk>,
+    /// To the origin: past which life the registry must be raised.
+    pub raises: watch::Sender<Option<Incarnation>>,
+    /// What it counts.
+    pub stats: Arc<ReceiverStats>,
+}
+
+impl Receiver {
+    /// Reads until `stop`, saves, and ends the service.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ages = tokio::time::interval(AGES_EVERY);
+        let mut save = tokio::time::interval(SAVE_EVERY);
+        ages.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut unsaved = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                batch = self.running.news().next() => {
+                    unsaved |= !batch.changed.is_empty();
+                    self.pass_on(batch).await;
+                }
+                _ = ages.tick() => self.pass_on_ages().await,
+                _ = save.tick() => {
+                    if std::mem::take(&mut unsaved)
+                        && let Ok(image) = self.running.handle().export().await
+                    {
+                        unsaved = !save_image(&self.disk, &self.stats, image).await;
+                    }
+                }
+            }
+        }
+        let Self { running, disk, stats, .. } = self;
+        if let Some(image) = running.stop().await {
+            save_image(&disk, &stats, image).await;
+        }
+    }
+
+    async fn pass_on(&mut self, batch: Batch) {
+        if let Some(past) = batch.raise {
+            self.raises.send_replace(Some(past));
+        }
+        let (changed, standing) = (batch.changed, batch.standing);
+        // A region's standing first: what it tells is of no use while it counts as never heard of.
+        for (region, (standing, at)) in standing {
+            let since = clock::monotonic_now().since(at);
+            self.tell_standing(region, standing, since).await;
+        }
+        for (region, changed) in changed {
+            let news = self.read(region, changed);
+            self.tell(news).await;
+        }
+    }
+
+    async fn pass_on_ages(&mut self) {
+        let overview = self.running.handle().overview();
+        let since = clock::monotonic_now().since(overview.at);
+        for (region, standing) in &overview.standings {
+            self.tell_standing(region.clone(), *standing, since).await;
+        }
+    }
+
+    async fn tell_standing(
+        &self,
+        region: RegionName,
+        standing: meridian_federation::exchange::Standing,
+        since: Duration,
+    ) {
+        let round_trip = standing.round_trip.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
+        let news = News::Heard {
+            region,
+            age: standing.age.map(|age| age + since),
+            reachable: standing.reachable,
+            round_trip_ms: round_trip,
+        };
+        self.tell(news).await;
+    }
+
+    async fn tell(&self, news: News) {
+        let (News::Told { region, .. } | News::Heard { region, .. }) = &news;
+        if *region != self.region
+            && let Some(keeper) = &self.keeper
+        {
+            // The keeper ends only with the gateway.
+            let _ = keeper.send(Command::News(news)).await;
+        }
+    }
+
+    /// The changes of an origin. A record that cannot be read leaves what was known of that service.
+    fn read(&self, region: RegionName, changed: Changed) -> News {
+        let Changed { head, state, keys } = changed;
+        let mut notice = None;
+        let mut services = Vec::with_capacity(keys.len());
+        let mut unreadable = BTreeSet::new();
+        for key in keys {
+            let bytes = state.get(&key);
+            match key {
+                RecordKey::Region => match bytes.map(|bytes| decode_notice(bytes)) {
+                    Some(Ok(read)) => notice = Some(read),
+                    Some(Err(reason)) => drop(unreadable.insert(reason.to_string())),
+                    None => notice = Some(meridian_model::summary::RegionNotice::default()),
+                },
+                RecordKey::Service(service) => match bytes.map(|bytes| decode_summary(bytes)) {
+                    Some(Ok(summary)) => services.push((service, Some(Arc::new(summary)))),
+                    Some(Err(reason)) => drop(unreadable.insert(reason.to_string())),
+                    None => services.push((service, None)),
+                },
+            }
+        }
+        if !unreadable.is_empty() {
+            self.stats.unreadable.fetch_add(unreadable.len() as u64, Ordering::Relaxed);
+            tracing::warn!(%region, ?unreadable, "some records cannot be read; keeping what was known");
+        }
+        let version = head.head.version;
+        News::Told { region, incarnation: version.incarnation, index: version.index, notice, services }
+    }
+}
+
+/// Whether it was saved.
+async fn save_image(disk: &Arc<Disk>, stats: &Arc<ReceiverStats>, image: Image) -> bool {
+    let disk = Arc::clone(disk);
+    let saved = tokio::task::spawn_blocking(move || super::save(&disk, &image)).await;
+    match saved {
+        Ok(Ok(())) => {
+            stats.saves.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+        Ok(Err(error)) => {
+            stats.save_failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%error, "cannot keep what other regions told; a restart would begin without it");
+            false
+        }
+        Err(_) => false,
+    }
+}
