@@ -4,19 +4,44 @@
 //! [`Exchange::poll_output`] is called until it gives nothing. `now` is a clock that never goes back and that goes on
 //! while the process or the machine sleeps.
 
+mod beats;
+mod feed;
+mod freshness;
+mod gather;
 pub mod head;
+mod holding;
+pub mod image;
 pub mod limits;
+mod link;
 pub mod message;
+mod own;
+mod publish;
+pub mod state;
+mod subscribe;
+mod verified;
 pub mod violation;
 
+pub use image::Image;
+pub use state::State;
+
+use crate::planted::planted;
 use bytes::Bytes;
+use freshness::Proof;
 use head::{NodeId, SignedHead, Signer, Verifier};
+use holding::Holding;
+use image::Saved;
+use limits::Limits;
+use link::Link;
 use meridian_model::incarnation::Incarnation;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use message::{Message, Record, RecordKey};
+use own::{OwnRegion, Step};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use subscribe::Source;
+use verified::Verified;
 use violation::Violation;
 
 /// A link, numbered by the driver; a number is never used again.
@@ -61,8 +86,10 @@ pub struct Settings {
     pub role: Role,
     /// Checks what others signed.
     pub verifier: Arc<dyn Verifier>,
-    /// Spreads timers and begins nonces; need not be secret.
+    /// Spreads timers and makes nonces; need not be secret.
     pub entropy: u64,
+    /// Bounds; the default ones but in simulations.
+    pub limits: Limits,
 }
 
 /// What the node's own registry says of its region.
@@ -158,6 +185,8 @@ pub struct Counters {
     pub parts_sent: u64,
     /// Signatures that were checked.
     pub signatures_checked: u64,
+    /// Heads that their origin did not sign, or with a certificate that is not trusted.
+    pub refused_heads: u64,
     /// Links that were closed for a violation.
     pub violations: u64,
     /// How often the registry's incarnation was asked to be raised.
@@ -166,7 +195,26 @@ pub struct Counters {
 
 /// The exchange of one process.
 pub struct Exchange {
-    settings: Settings,
+    region: RegionName,
+    node: NodeId,
+    verifier: Arc<dyn Verifier>,
+    limits: Limits,
+    spread: Spread,
+    /// The latest time that was seen.
+    now: Monotonic,
+    /// None for a leaf.
+    own: Option<OwnRegion>,
+    /// Other regions; at most [`limits::ORIGINS`].
+    held: BTreeMap<RegionName, Holding>,
+    /// Moments at which what is held was the newest.
+    proofs: BTreeMap<RegionName, Proof>,
+    /// At most [`limits::LINKS`].
+    links: BTreeMap<LinkId, Link>,
+    sources: BTreeMap<RegionName, Source>,
+    verified: Verified,
+    /// The standings that the driver knows: of what is held, and of regions that links lead to.
+    told: BTreeMap<RegionName, Standing>,
+    outputs: VecDeque<Output>,
     counters: Counters,
 }
 
@@ -174,69 +222,261 @@ impl Exchange {
     /// An exchange that holds nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, counters: Counters::default() }
+        Self {
+            region: settings.region,
+            node: settings.node,
+            verifier: settings.verifier,
+            limits: settings.limits,
+            spread: Spread(settings.entropy),
+            now: Monotonic(0),
+            own: match settings.role {
+                Role::Node(signer) => Some(OwnRegion::new(signer)),
+                Role::Leaf => None,
+            },
+            held: BTreeMap::new(),
+            proofs: BTreeMap::new(),
+            links: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            verified: Verified::default(),
+            told: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// Takes over what was held before the process ended. `elapsed` is how much time passed since the image was made, by
     /// the wall clock; none if that cannot be told, and then all of it is stale. Signatures are checked again; what fails
     /// is left out. Call it before anything else. Gives the number of origins that were left out.
-    pub fn import(&mut self, _now: Monotonic, _image: Image, _elapsed: Option<Duration>) -> usize {
-        0
+    pub fn import(&mut self, now: Monotonic, image: Image, elapsed: Option<Duration>) -> usize {
+        let now = self.see(now);
+        let mut left_out = 0;
+        if let (Some(own), Some(head)) = (&mut self.own, image.own) {
+            let mine = head.head.origin == self.region;
+            match Verified::check_kept(&*self.verifier, &head) {
+                Ok(()) if mine => own.handle_known(now, head),
+                _ => left_out += 1,
+            }
+        }
+        for Saved { head, state, age } in image.origins {
+            let origin = head.head.origin.clone();
+            let good = origin != self.region
+                && self.held.len() < limits::ORIGINS
+                && state.root() == head.head.version.root
+                && (Verified::check_kept(&*self.verifier, &head).is_ok() || planted!(ImageUnchecked));
+            if !good {
+                left_out += 1;
+                continue;
+            }
+            let age = age.zip(elapsed).map(|(age, elapsed)| age.saturating_add(elapsed));
+            let age = age.and_then(|age| u64::try_from(age.as_millis()).ok());
+            if let Some(age) = age.or(planted!(ImageFresh).then_some(0)) {
+                self.proofs.insert(origin.clone(), Proof::new(now, age));
+            }
+            let keys = state.iter().map(|(key, _)| key.clone()).collect();
+            self.held.insert(origin.clone(), Holding::new(head, state));
+            self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
+            self.judge(now, &origin);
+        }
+        left_out
     }
 
     /// What is to be kept for the next start of the process. Cheap: records are shared, not copied.
     #[must_use]
-    pub fn export(&self, _now: Monotonic) -> Image {
-        Image::default()
+    pub fn export(&self, now: Monotonic) -> Image {
+        let origins = self.held.iter().map(|(origin, holding)| Saved {
+            head: holding.head.clone(),
+            state: Arc::clone(&holding.state),
+            age: self.proofs.get(origin).map(|proof| Duration::from_millis(proof.age_ms(now.max(self.now)))),
+        });
+        let own = self.own.as_ref().and_then(|own| own.latest().cloned());
+        Image { own, origins: origins.collect() }
     }
 
     /// A link came up. The driver has checked the certificate; what it binds is `peer`.
-    pub fn handle_link_up(&mut self, _now: Monotonic, _link: LinkId, _peer: Peer) {}
+    pub fn handle_link_up(&mut self, now: Monotonic, id: LinkId, peer: Peer) {
+        let now = self.see(now);
+        let foreign = peer.region != self.region;
+        let refusal = match (&self.own, peer.role) {
+            _ if self.links.len() >= limits::LINKS => Some(Violation::TooManyLinks),
+            (None, PeerRole::Leaf) => Some(Violation::NotAllowed("leaves have nothing to tell each other")),
+            (None, _) | (_, PeerRole::Leaf) if foreign => {
+                Some(Violation::NotAllowed("leaves subscribe to nodes of their own region"))
+            }
+            _ => None,
+        };
+        if let Some(violation) = refusal {
+            return self.close(now, id, violation);
+        }
+        let (region, subscribes) = (peer.region.clone(), peer.role == PeerRole::Node);
+        self.links.insert(id, Link::new(now, peer));
+        if subscribes {
+            self.adopt(now, id);
+            self.judge(now, &region);
+        }
+        self.tick(now);
+    }
 
     /// A link is down.
-    pub fn handle_link_down(&mut self, _now: Monotonic, _link: LinkId) {}
+    pub fn handle_link_down(&mut self, now: Monotonic, id: LinkId) {
+        let now = self.see(now);
+        if let Some(link) = self.links.remove(&id) {
+            self.abandon(now, id);
+            self.judge(now, &link.peer.region);
+        }
+    }
 
     /// A message came by a link. On a link that is not up, it does nothing.
-    pub fn handle_message(&mut self, _now: Monotonic, _link: LinkId, _message: Message) {}
+    pub fn handle_message(&mut self, now: Monotonic, id: LinkId, message: Message) {
+        let now = self.see(now);
+        if !self.links.contains_key(&id) {
+            return;
+        }
+        let checked =
+            message.check(&self.limits).or_else(|v| if planted!(LimitOff) { Ok(()) } else { Err(v) });
+        let done = checked.and_then(|()| match message {
+            Message::Have(have) => self.on_have(id, have),
+            Message::Offer(head) => self.on_offer(now, id, *head),
+            Message::Want(want) => self.on_want(id, &want),
+            Message::Update(update) => self.on_update(now, id, update),
+            Message::Ack(ack) => {
+                self.on_ack(id, &ack);
+                Ok(())
+            }
+            Message::Ping(ping) => self.on_ping(now, id, ping),
+            Message::Beat(beat) => self.on_beat(now, id, beat),
+        });
+        if let Err(violation) = done {
+            self.close(now, id, violation);
+        }
+    }
 
     /// The own registry changed or proved that it did not. Only for nodes.
-    pub fn handle_own(&mut self, _now: Monotonic, _own: Own) {}
+    pub fn handle_own(&mut self, now: Monotonic, own: Own) {
+        let now = self.see(now);
+        let Some(region) = &mut self.own else { return };
+        let was_published = region.published().is_some();
+        region.handle_own(own);
+        self.settle_own(now);
+        if !was_published && self.own.as_ref().is_some_and(|own| own.published().is_some()) {
+            // It had only been late: what subscribers asked for meanwhile can be sent.
+            let region = self.region.clone();
+            self.publish(&region);
+        }
+    }
 
     /// The time of [`Exchange::next_timeout`] came. Early and late calls do no harm.
-    pub fn handle_timeout(&mut self, _now: Monotonic) {}
+    pub fn handle_timeout(&mut self, now: Monotonic) {
+        let now = self.see(now);
+        self.tick(now);
+        self.judge_all(now);
+    }
 
     /// When [`Exchange::handle_timeout`] wants to be called; the driver asks again after every input.
     #[must_use]
     pub fn next_timeout(&self) -> Monotonic {
-        Monotonic(u64::MAX)
+        let subscribed = self.links.values().filter(|link| link.peer.role == PeerRole::Node);
+        let links = subscribed.map(|link| link.next_ping.min(link.next_digest));
+        let turns = self.told.keys().filter_map(|origin| self.turns(self.now, origin));
+        links.chain(turns).min().unwrap_or(Monotonic(u64::MAX))
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
 
     /// The other regions of which something is held.
     pub fn origins(&self) -> impl Iterator<Item = &RegionName> {
-        std::iter::once(&self.settings.region)
+        self.held.keys()
     }
 
     /// What is held of another region. The state is immutable and may be handed to other threads.
     #[must_use]
-    pub fn origin(&self, _region: &RegionName) -> Option<OriginView<'_>> {
-        None
+    pub fn origin(&self, region: &RegionName) -> Option<OriginView<'_>> {
+        self.held.get(region).map(|holding| OriginView { head: &holding.head, state: &holding.state })
+    }
+
+    /// What is published of the own region; none for a leaf, before the registry said anything, and while it is behind
+    /// what its region has said before.
+    #[must_use]
+    pub fn published(&self) -> Option<OriginView<'_>> {
+        let holding = self.own.as_ref()?.published()?;
+        Some(OriginView { head: &holding.head, state: &holding.state })
     }
 
     /// How another region stands; none if nothing is held of it and no link leads to it.
     #[must_use]
-    pub fn standing(&self, _now: Monotonic, _region: &RegionName) -> Option<Standing> {
-        None
+    pub fn standing(&self, now: Monotonic, region: &RegionName) -> Option<Standing> {
+        self.told.get(region).map(|_| self.stand(now.max(self.now), region))
     }
 
     /// Counts for metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Time never goes back here, whatever the driver's clock does.
+    fn see(&mut self, now: Monotonic) -> Monotonic {
+        #[cfg(test)]
+        self.forgive_pause(now);
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    /// What a machine would do whose ages count its own ticks.
+    #[cfg(test)]
+    fn forgive_pause(&mut self, now: Monotonic) {
+        let gap = now.since(self.now);
+        if planted!(PauseForgiven) && gap > Duration::from_secs(4) {
+            self.proofs.values_mut().for_each(|proof| proof.forgive(gap));
+        }
+    }
+
+    fn tick(&mut self, now: Monotonic) {
+        let subscribed = self.links.iter().filter(|(_, link)| link.peer.role == PeerRole::Node);
+        let due = subscribed.map(|(id, link)| (*id, link.next_ping <= now, link.next_digest <= now));
+        let due: Vec<(LinkId, bool, bool)> = due.filter(|(_, ping, digest)| *ping || *digest).collect();
+        for (id, ping, digest) in due {
+            let jitter = limits::DIGEST_EVERY / 4 * u32::from(self.spread.next() as u8) / 256;
+            if let Some(link) = self.links.get_mut(&id) {
+                if ping {
+                    link.next_ping = now.plus(limits::BEAT_EVERY);
+                }
+                if digest {
+                    link.next_digest = now.plus(limits::DIGEST_EVERY + jitter);
+                    link.refusals = 0;
+                }
+            }
+            if digest && !planted!(NoDigest) {
+                let have = self.digest(now, id);
+                self.outputs.push_back(Output::Send(id, Message::Have(have)));
+            }
+            if ping {
+                self.ping(now, id);
+            }
+        }
+    }
+
+    fn settle_own(&mut self, now: Monotonic) {
+        let Some(own) = &mut self.own else { return };
+        match own.settle(now, &self.region, &self.node, &self.limits) {
+            Step::Nothing => {}
+            Step::Published => {
+                let region = self.region.clone();
+                self.publish(&region);
+            }
+            Step::Raise(past) => {
+                self.counters.raises = self.counters.raises.saturating_add(1);
+                self.outputs.push_back(Output::Raise { past });
+            }
+        }
+    }
+
+    fn close(&mut self, now: Monotonic, id: LinkId, violation: Violation) {
+        self.counters.violations = self.counters.violations.saturating_add(1);
+        self.outputs.push_back(Output::Close(id, violation));
+        self.handle_link_down(now, id);
     }
 }
 
@@ -248,7 +488,15 @@ pub struct OriginView<'a> {
     pub state: &'a Arc<State>,
 }
 
-pub use image::Image;
-pub use state::State;
-pub mod image;
-pub mod state;
+/// Numbers that differ from process to process and from call to call: splitmix64.
+struct Spread(u64);
+
+impl Spread {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -5,4 +5,5 @@
 //! clock, randomness and I/O; [`service`] drives it over gRPC and mutual TLS.
 
 pub mod exchange;
+mod planted;
 pub mod service;

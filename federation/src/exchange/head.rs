@@ -146,6 +146,18 @@ pub trait Verifier: Send + Sync {
     /// # Errors
     /// If either is not so.
     fn verify(&self, credential: &[u8], message: &[u8], signature: &[u8]) -> Result<Signatory, Untrusted>;
+    /// The same for what was checked when it came and was kept on disk since: the certificate may have expired.
+    ///
+    /// # Errors
+    /// As above.
+    fn verify_kept(
+        &self,
+        credential: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Signatory, Untrusted> {
+        self.verify(credential, message, signature)
+    }
 }
 
 /// What a certificate binds.

@@ -6,6 +6,39 @@
 
 use std::time::Duration;
 
+/// Bounds of what is held and sent, which a simulation sets lower to reach them with small catalogs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Records of one origin.
+    pub records: usize,
+    /// Bytes of one record.
+    pub record_bytes: usize,
+    /// Bytes of all records of one origin, with their keys.
+    pub origin_bytes: usize,
+    /// Bytes at which a part of an update is full.
+    pub part_bytes: usize,
+    /// Parts of one origin on their way over one link.
+    pub parts_in_flight: usize,
+    /// Updates of several parts under way on one link, in each direction.
+    pub transfers: usize,
+    /// Changed keys that are remembered for deltas, per origin.
+    pub changes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            records: RECORDS,
+            record_bytes: RECORD_BYTES,
+            origin_bytes: ORIGIN_BYTES,
+            part_bytes: PART_BYTES,
+            parts_in_flight: PARTS_IN_FLIGHT,
+            transfers: TRANSFERS,
+            changes: CHANGES,
+        }
+    }
+}
+
 /// Regions that one exchange knows, its own included. Regions are named by operators; a few dozen exist anywhere.
 pub const ORIGINS: usize = 64;
 /// Records of one origin: four times the services that a region is built for.
@@ -26,8 +59,9 @@ pub const PARTS_IN_FLIGHT: usize = 4;
 /// Updates of several parts under way on one link, in each direction: what a peer can make us gather aside is this many
 /// origins.
 pub const TRANSFERS: usize = 4;
-/// Removed records that are remembered for deltas, per origin. A subscriber that missed more compares buckets.
-pub const TOMBSTONES: usize = 4_096;
+/// Changed and removed records that are remembered for deltas, per origin: over a minute of 50 changes a second. A
+/// subscriber that missed more compares buckets.
+pub const CHANGES: usize = 4_096;
 /// A certificate chain: a leaf and two intermediates with room.
 pub const CREDENTIAL_BYTES: usize = 8 << 10;
 /// ECDSA P-256, Ed25519 and RSA-4096 fit.
@@ -36,6 +70,9 @@ pub const SIGNATURE_BYTES: usize = 512;
 pub const LINKS: usize = 128;
 /// Pings of one link that wait for their beat. An answer to an older one proves nothing that is worth having.
 pub const PINGS: usize = 8;
+/// Heads of a link that may fail the check of their signature between two digests. A relay may in good faith show a head
+/// whose certificate has expired since, or that an authority signed which is not trusted here yet; an enemy is closed.
+pub const REFUSALS: u32 = 16;
 /// Heads whose signature was found good and which may come again by another link.
 pub const VERIFIED: usize = 64;
 

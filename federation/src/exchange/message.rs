@@ -1,7 +1,7 @@
 //! What goes over a link. Both ends of a link between nodes publish and subscribe; a leaf only subscribes.
 
 use super::head::{SignedHead, Version};
-use super::limits;
+use super::limits::{self, Limits};
 use super::violation::Violation;
 use bytes::Bytes;
 use meridian_model::names::{RegionName, ServiceKey};
@@ -54,12 +54,11 @@ pub enum Message {
     Beat(Beat),
 }
 
-/// What a subscriber holds.
+/// What a subscriber holds: of all origins when a link comes up and every [`limits::DIGEST_EVERY`], of one when
+/// something of it is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Have {
-    /// Whether origins that are not named are not held; else only what is named is said.
-    pub all: bool,
-    /// At most [`limits::ORIGINS`].
+    /// At most [`limits::ORIGINS`]. Of others nothing is said.
     pub origins: Vec<Held>,
 }
 
@@ -70,8 +69,8 @@ pub struct Held {
     pub origin: RegionName,
     /// Which state; none, if nothing is held.
     pub version: Option<Version>,
-    /// Whether updates are to be sent by this link as they come. Else one is sent now if it is missing, and no more:
-    /// the subscriber follows the origin by another link.
+    /// Whether updates are to be sent by this link as they come. Else what is missing now is sent, and no more: the
+    /// subscriber follows the origin by another link.
     pub follow: bool,
 }
 
@@ -183,41 +182,45 @@ impl Message {
     ///
     /// # Errors
     /// The limit that it passes.
-    pub fn check(&self) -> Result<(), Violation> {
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), Violation> {
         match self {
             Self::Have(have) => at_most(have.origins.len(), limits::ORIGINS, Violation::TooManyOrigins),
             Self::Beat(beat) => at_most(beat.claims.len(), limits::ORIGINS, Violation::TooManyOrigins),
-            Self::Offer(head) => check_head(head),
+            Self::Offer(head) => check_head(head, limits),
             Self::Want(want) => match want.digests.len() {
                 0 | super::state::BUCKETS => Ok(()),
                 _ => Err(Violation::Malformed("bucket digests must be none or all")),
             },
-            Self::Update(update) => update.check(),
+            Self::Update(update) => update.check(limits),
             Self::Ack(_) | Self::Ping(_) => Ok(()),
         }
     }
 }
 
 impl Update {
-    fn check(&self) -> Result<(), Violation> {
+    fn check(&self, limits: &Limits) -> Result<(), Violation> {
         if self.opening.is_some() != (self.part == 0) {
             return Err(Violation::Malformed("the first part of an update, and no other, has the head"));
         }
         if let Some(opening) = &self.opening {
-            check_head(&opening.head)?;
+            check_head(&opening.head, limits)?;
             if opening.head.head.origin != self.origin {
                 return Err(Violation::Malformed("an update with the head of another origin"));
             }
         }
         for record in &self.changed {
-            at_most(record.bytes.len(), limits::RECORD_BYTES, Violation::RecordTooLarge)?;
+            at_most(record.bytes.len(), limits.record_bytes, Violation::RecordTooLarge)?;
         }
         at_most(
             self.changed.len().saturating_add(self.removed.len()),
-            2 * limits::RECORDS,
+            2 * limits.records,
             Violation::TooManyRecords,
         )?;
-        at_most(self.size(), limits::MESSAGE_BYTES, Violation::MessageTooLarge)
+        at_most(
+            self.size(),
+            limits.part_bytes.saturating_add(limits.record_bytes),
+            Violation::MessageTooLarge,
+        )
     }
 
     /// What its records take, roughly.
@@ -227,12 +230,12 @@ impl Update {
     }
 }
 
-fn check_head(signed: &SignedHead) -> Result<(), Violation> {
+fn check_head(signed: &SignedHead, limits: &Limits) -> Result<(), Violation> {
     at_most(signed.credential.len(), limits::CREDENTIAL_BYTES, Violation::CredentialTooLarge)?;
     at_most(signed.signature.len(), limits::SIGNATURE_BYTES, Violation::CredentialTooLarge)?;
     at_most(
         usize::try_from(signed.head.records).unwrap_or(usize::MAX),
-        limits::RECORDS,
+        limits.records,
         Violation::TooManyRecords,
     )
 }

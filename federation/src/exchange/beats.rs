@@ -1,0 +1,168 @@
+//! Pings and beats: how old what is held is, and which regions answer.
+
+use super::freshness::{PathSeen, Proof};
+use super::head::Place;
+use super::holding::Holding;
+use super::link::Shown;
+use super::message::{Beat, Claim, Message, Path, Ping};
+use super::violation::Violation;
+use super::{Exchange, LinkId, Output, PeerRole, Standing, limits};
+use crate::planted::planted;
+use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
+use std::collections::BTreeMap;
+
+impl Exchange {
+    pub(super) fn ping(&mut self, now: Monotonic, id: LinkId) {
+        let nonce = self.spread.next();
+        let own = self.own.as_ref().and_then(|own| own.version());
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.pinged(now, nonce);
+        let yours = self.held.get(&link.peer.region).map(Holding::version);
+        self.outputs.push_back(Output::Send(id, Message::Ping(Ping { nonce, own, yours })));
+    }
+
+    pub(super) fn on_ping(&mut self, now: Monotonic, id: LinkId, ping: Ping) -> Result<(), Violation> {
+        let Some(own) = &self.own else { return Err(Violation::NotAllowed("a leaf publishes nothing")) };
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        // Whoever knows a later state of this region is not told that its own is the newest.
+        let doubted = ping.yours.zip(own.version()).is_some_and(|(yours, own)| {
+            yours.place() > own.place() || (yours.place() == own.place() && yours != own)
+        });
+        let own_region = Some(&self.region).filter(|_| !doubted || planted!(PublishedWhileBehind));
+        let leaf = link.peer.role == PeerRole::Leaf;
+        let claims = own_region.into_iter().chain(self.held.keys()).filter_map(|origin| {
+            let version = self.publishable(origin, &link.peer)?.version();
+            let proof = if *origin == self.region { own.proof() } else { self.proofs.get(origin).copied() };
+            let mut age_ms = proof.map(|proof| proof.age_ms(now));
+            if planted!(RelayAgeDropped) && *origin != self.region {
+                age_ms = Some(0);
+            }
+            let path = leaf.then(|| {
+                let standing = self.stand(now, origin);
+                Path {
+                    reachable: standing.reachable,
+                    round_trip_ms: standing.round_trip.and_then(|rtt| u32::try_from(rtt.as_millis()).ok()),
+                }
+            });
+            Some(Claim { origin: origin.clone(), version, age_ms, path })
+        });
+        let beat = Beat { nonce: ping.nonce, claims: claims.take(limits::ORIGINS).collect() };
+        self.outputs.push_back(Output::Send(id, Message::Beat(beat)));
+        if !leaf {
+            self.show_ahead(id, ping.own);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_beat(&mut self, now: Monotonic, id: LinkId, beat: Beat) -> Result<(), Violation> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if link.peer.role == PeerRole::Leaf {
+            return Err(Violation::NotAllowed("a leaf publishes nothing"));
+        }
+        let Some(asked) = link.answer(beat.nonce) else {
+            self.counters.outdated = self.counters.outdated.saturating_add(1);
+            return Ok(());
+        };
+        link.answered = link.answered.max(Some(asked));
+        link.round_trip.push(now.since(asked));
+        let before = std::mem::take(&mut link.shown);
+        for claim in beat.claims {
+            if claim.origin == self.region {
+                continue;
+            }
+            let old = before.get(&claim.origin);
+            let since = if planted!(BeatTimeOfArrival) { now } else { asked };
+            let shown = Shown {
+                version: claim.version,
+                proof: claim.age_ms.map(|age| Proof::new(since, age)),
+                asked,
+                path: claim.path,
+                refused: old.is_some_and(|old| old.refused && old.version == claim.version),
+            };
+            link.shown.insert(claim.origin, shown);
+        }
+        let direct = link.peer.region.clone();
+        let origins: Vec<RegionName> = link.shown.keys().cloned().collect();
+        for origin in &origins {
+            self.credit(id, origin);
+            let before: Option<Place> = before.get(origin).map(|shown| shown.version.place());
+            self.chase(now, id, origin, before);
+            self.judge(now, origin);
+        }
+        self.judge(now, &direct);
+        Ok(())
+    }
+
+    /// Counts what a link's last beat said of an origin, if it was about what is held or something before it. Of another
+    /// life it says nothing.
+    pub(super) fn credit(&mut self, id: LinkId, origin: &RegionName) {
+        let Some(held) = self.held.get(origin).map(Holding::version) else { return };
+        let Some(shown) = self.links.get(&id).and_then(|link| link.shown.get(origin)) else { return };
+        if shown.version.place() == held.place() && shown.version != held {
+            self.counters.divergences = self.counters.divergences.saturating_add(1);
+            return;
+        }
+        let earlier = shown.version.incarnation == held.incarnation && shown.version.index <= held.index;
+        if let Some(proof) = shown.proof
+            && (earlier || planted!(ClaimAhead))
+        {
+            let best = self.proofs.get(origin).copied().max(Some(proof));
+            self.proofs.extend(best.map(|best| (origin.clone(), best)));
+        }
+    }
+
+    /// How an origin stands.
+    pub(super) fn stand(&self, now: Monotonic, origin: &RegionName) -> Standing {
+        Standing::of(now, self.proofs.get(origin).copied(), self.path_to(origin))
+    }
+
+    /// When an origin's standing turns if nothing comes.
+    pub(super) fn turns(&self, now: Monotonic, origin: &RegionName) -> Option<Monotonic> {
+        Standing::turns(now, self.proofs.get(origin).copied(), self.path_to(origin))
+    }
+
+    /// Direct links, for a node; what the nodes of the own region say of theirs, for a leaf.
+    fn path_to(&self, origin: &RegionName) -> PathSeen {
+        let seen: PathSeen = match &self.own {
+            Some(_) => self
+                .links
+                .values()
+                .filter(|link| link.peer.region == *origin)
+                .fold(PathSeen::default(), |best, link| best.or(link.path())),
+            None => self.links.values().filter_map(|link| link.shown.get(origin)).fold(
+                PathSeen::default(),
+                |best, shown| match shown.path {
+                    Some(Path { reachable, round_trip_ms }) => best.or(PathSeen {
+                        answered: reachable.then_some(shown.asked),
+                        round_trip: round_trip_ms.map(|ms| std::time::Duration::from_millis(ms.into())),
+                    }),
+                    None => best,
+                },
+            ),
+        };
+        seen
+    }
+
+    /// Tells the driver if an origin stands otherwise than it was told.
+    pub(super) fn judge(&mut self, now: Monotonic, origin: &RegionName) {
+        let known = self.held.contains_key(origin) || self.links.values().any(|l| l.peer.region == *origin);
+        if *origin == self.region || (!known && !self.told.contains_key(origin)) {
+            return;
+        }
+        let standing = self.stand(now, origin);
+        if self.told.get(origin).is_none_or(|told| standing.differs(told)) {
+            self.told.insert(origin.clone(), standing);
+            self.outputs.push_back(Output::Standing { origin: origin.clone(), standing });
+        }
+        if !known {
+            self.told.remove(origin);
+        }
+    }
+
+    /// Tells the driver of every origin that stands otherwise than it was told.
+    pub(super) fn judge_all(&mut self, now: Monotonic) {
+        let told: BTreeMap<RegionName, Standing> = self.told.clone();
+        told.keys().for_each(|origin| self.judge(now, origin));
+    }
+}

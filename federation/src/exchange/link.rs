@@ -1,0 +1,86 @@
+//! One link: what was asked by it, what its peer showed, and what is on its way in either direction.
+
+use super::feed::Feed;
+use super::freshness::{PathSeen, Proof, RoundTrip};
+use super::gather::Gather;
+use super::head::Version;
+use super::message::Path;
+use super::{Peer, limits};
+use crate::planted::planted;
+use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
+use std::collections::{BTreeMap, VecDeque};
+
+pub(super) struct Link {
+    pub(super) peer: Peer,
+    pub(super) next_ping: Monotonic,
+    pub(super) next_digest: Monotonic,
+    /// Pings without a beat yet, the latest last.
+    pings: VecDeque<(u64, Monotonic)>,
+    /// When the latest ping went that was answered.
+    pub(super) answered: Option<Monotonic>,
+    pub(super) round_trip: RoundTrip,
+    /// What the latest beat said of each origin.
+    pub(super) shown: BTreeMap<RegionName, Shown>,
+    /// What is sent to the peer; at most [`limits::ORIGINS`].
+    pub(super) feeds: BTreeMap<RegionName, Feed>,
+    /// What is coming from the peer, in parts.
+    pub(super) gathers: BTreeMap<RegionName, Gather>,
+    /// Heads of others that failed the check since the last digest.
+    pub(super) refusals: u32,
+    /// Numbers updates.
+    pub(super) transfers: u64,
+}
+
+/// What a beat said of an origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) version: Version,
+    /// A moment at which that was the origin's newest.
+    pub(super) proof: Option<Proof>,
+    /// When the ping went.
+    pub(super) asked: Monotonic,
+    pub(super) path: Option<Path>,
+    /// Whether its head failed the check, so that it is not asked for again.
+    pub(super) refused: bool,
+}
+
+impl Link {
+    pub(super) fn new(now: Monotonic, peer: Peer) -> Self {
+        Self {
+            peer,
+            next_ping: now,
+            next_digest: now,
+            pings: VecDeque::new(),
+            answered: None,
+            round_trip: RoundTrip::default(),
+            shown: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            gathers: BTreeMap::new(),
+            refusals: 0,
+            transfers: 0,
+        }
+    }
+
+    pub(super) fn pinged(&mut self, now: Monotonic, nonce: u64) {
+        if self.pings.len() >= limits::PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back((nonce, now));
+    }
+
+    /// When the ping of `nonce` went. Each is answered once, and none after a later one was.
+    pub(super) fn answer(&mut self, nonce: u64) -> Option<Monotonic> {
+        let at = self.pings.iter().position(|(sent, _)| *sent == nonce)?;
+        self.pings.drain(..=at).next_back().map(|(_, asked)| asked)
+    }
+
+    /// How this link is as a direct one.
+    pub(super) fn path(&self) -> PathSeen {
+        let forever = planted!(SilentStillReachable).then_some(Monotonic(u64::MAX));
+        PathSeen {
+            answered: self.answered.map(|at| forever.unwrap_or(at)),
+            round_trip: self.round_trip.get(),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The own region of a node: its records as the registry has them, and what of them is published.
+//!
+//! A registry that was wiped, restored or set back gives out places that other regions have seen with other records. So
+//! a node publishes nothing while any head of its region is known that is ahead of its registry: a peer shows it, or the
+//! node's disk has it. It may just be that the registry's news are slow; if the registry proves that they are not, its
+//! incarnation must be raised.
+
+use super::freshness::Proof;
+use super::head::{Head, NodeId, Place, SignedHead, Signer, Version};
+use super::holding::Holding;
+use super::limits::{self, Limits};
+use super::state::State;
+use super::{Own, OwnChange};
+use crate::planted::planted;
+use meridian_model::incarnation::Incarnation;
+use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
+use std::sync::Arc;
+
+pub(super) struct OwnRegion {
+    signer: Box<dyn Signer>,
+    /// What the registry says; none before it said anything.
+    registry: Option<Registry>,
+    /// What was published last.
+    published: Option<Holding>,
+    /// The latest head of this region that is known, and when it was heard of.
+    known: Option<(SignedHead, Monotonic)>,
+    raise_after: Monotonic,
+}
+
+struct Registry {
+    place: Place,
+    state: Arc<State>,
+    /// When that was its newest revision.
+    proven: Option<Monotonic>,
+}
+
+/// What is to be done after something about the own region changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Nothing,
+    /// There is a new head.
+    Published,
+    Raise(Incarnation),
+}
+
+impl OwnRegion {
+    pub(super) fn new(signer: Box<dyn Signer>) -> Self {
+        Self { signer, registry: None, published: None, known: None, raise_after: Monotonic(0) }
+    }
+
+    /// What may be told of the own region now.
+    pub(super) fn published(&self) -> Option<&Holding> {
+        self.published.as_ref().filter(|_| !self.is_behind() || planted!(PublishedWhileBehind))
+    }
+
+    /// The state that the registry shows.
+    pub(super) fn version(&self) -> Option<Version> {
+        let registry = self.registry.as_ref()?;
+        let Place { incarnation, index } = registry.place;
+        Some(Version { incarnation, index, root: registry.state.root() })
+    }
+
+    /// When what is published was the registry's newest; none if it is not.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        let (registry, published) = (self.registry.as_ref()?, self.published()?);
+        let version = published.version();
+        let same = version.root == registry.state.root() && version.incarnation == registry.place.incarnation;
+        registry.proven.filter(|_| same).map(|at| Proof::new(at, 0))
+    }
+
+    /// The latest head of the own region that is known, to be kept on disk.
+    pub(super) fn latest(&self) -> Option<&SignedHead> {
+        self.known.as_ref().map(|(head, _)| head)
+    }
+
+    /// A head that this region signed, from a peer or the disk.
+    pub(super) fn handle_known(&mut self, now: Monotonic, head: SignedHead) {
+        let newer = self.known.as_ref().is_none_or(|(known, _)| {
+            let (known, new) = (known.head.version, head.head.version);
+            // At one place, another root than ours is what matters.
+            new.place() > known.place() || (new.place() == known.place() && Some(new) != self.version())
+        });
+        if planted!(OwnTakenFromPeers)
+            && let Some(registry) = &mut self.registry
+        {
+            registry.place = registry.place.max(head.head.version.place());
+            return;
+        }
+        if newer {
+            self.known = Some((head, now));
+        }
+    }
+
+    /// Whether a later state of this region is known than its registry has, or another one at the same place.
+    fn is_behind(&self) -> bool {
+        let (Some(own), Some((known, _))) = (self.version(), &self.known) else { return false };
+        let known = known.head.version;
+        if planted!(RaiseOnlyForCounter) {
+            return known.incarnation.counter > own.incarnation.counter;
+        }
+        // Two lives of one counter knew nothing of each other, whichever of them is the greater.
+        let rival =
+            known.incarnation.counter == own.incarnation.counter && known.incarnation != own.incarnation;
+        known.place() > own.place() || (known.place() == own.place() && known != own) || rival
+    }
+
+    pub(super) fn handle_own(&mut self, own: Own) {
+        let place = Place { incarnation: own.incarnation, index: own.index };
+        let before = self.registry.take();
+        let state = match (own.change, before.as_ref().map(|b| &b.state)) {
+            (OwnChange::All(records), _) => Arc::new(State::from_records(records)),
+            (OwnChange::Some(changes), Some(state)) if changes.is_empty() => Arc::clone(state),
+            (OwnChange::Some(changes), state) => {
+                let nothing = State::default();
+                let mut edit = state.map_or(&nothing, |s| &**s).edit();
+                for (key, bytes) in changes {
+                    match bytes {
+                        Some(bytes) => edit.put(key, bytes),
+                        None => edit.remove(&key),
+                    }
+                }
+                Arc::new(edit.finish())
+            }
+        };
+        let still = before.filter(|b| b.place == place).and_then(|b| b.proven);
+        self.registry = Some(Registry { place, state, proven: own.proven.max(still) });
+    }
+
+    /// Publishes what the registry shows, or has its incarnation raised.
+    pub(super) fn settle(
+        &mut self,
+        now: Monotonic,
+        region: &RegionName,
+        node: &NodeId,
+        limits: &Limits,
+    ) -> Step {
+        let (Some(own), Some(registry)) = (self.version(), &self.registry) else { return Step::Nothing };
+        if self.is_behind() && !planted!(PublishedWhileBehind) {
+            let Some((known, heard)) = &self.known else { return Step::Nothing };
+            // Only an answer to a question asked later shows that the registry does not have what was heard of.
+            if registry.proven.is_none_or(|at| at <= *heard) || now < self.raise_after {
+                return Step::Nothing;
+            }
+            self.raise_after = now.plus(limits::RAISE_EVERY);
+            return Step::Raise(known.head.version.incarnation.max(own.incarnation));
+        }
+        let current = self.published.as_ref().map(Holding::version);
+        if current.is_some_and(|v| v.root == own.root && v.incarnation == own.incarnation) {
+            return Step::Nothing;
+        }
+        let Some(records) =
+            u32::try_from(registry.state.len()).ok().filter(|_| fits(&registry.state, limits))
+        else {
+            return Step::Nothing;
+        };
+        let head = Head { origin: region.clone(), node: node.clone(), version: own, records };
+        let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Nothing };
+        let head = SignedHead { head, credential: self.signer.credential(), signature };
+        let state = Arc::clone(&registry.state);
+        match &mut self.published {
+            Some(holding) => drop(holding.replace(head.clone(), state, limits)),
+            None => self.published = Some(Holding::new(head.clone(), state)),
+        }
+        self.known = Some((head, now));
+        Step::Published
+    }
+}
+
+/// What no peer would take is not published: the last good state stays.
+fn fits(state: &State, limits: &Limits) -> bool {
+    state.len() <= limits.records
+        && state.size() <= limits.origin_bytes
+        && state.iter().all(|(_, bytes)| bytes.len() <= limits.record_bytes)
+}

@@ -1,0 +1,341 @@
+//! The subscriber's side: what publishers send, and whom each origin is followed by.
+//!
+//! Every link tells by beats what its peer holds, but an origin's updates come by one link alone, its source: a direct
+//! one where there is one. Whoever shows something newer than what is held and keeps doing so becomes the source, so a
+//! message that was lost, a source that lags and a link that is cut are all mended by the same rule.
+
+use super::gather::{Gather, Outcome};
+use super::head::{Place, SignedHead};
+use super::holding::Holding;
+use super::message::{Ack, Have, Held, Message, Update, Want};
+use super::state::State;
+use super::violation::Violation;
+use super::{Exchange, LinkId, Output, PeerRole, limits};
+use crate::planted::planted;
+use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
+use std::sync::Arc;
+
+/// The link that an origin's updates come by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    link: LinkId,
+    since: Monotonic,
+}
+
+impl Exchange {
+    fn place_of(&self, origin: &RegionName) -> Option<Place> {
+        self.held.get(origin).map(Holding::place)
+    }
+
+    /// Whether a state would replace what is held. Nothing older ever does.
+    fn is_newer(&self, head: &SignedHead) -> bool {
+        let (new, held) = (head.head.version, self.held.get(&head.head.origin).map(Holding::version));
+        let Some(held) = held else { return true };
+        if planted!(OlderAccepted) {
+            return new != held;
+        }
+        if planted!(IncarnationIgnored) {
+            return new.index > held.index;
+        }
+        new.place() > held.place()
+    }
+
+    fn subscribed(&self, id: LinkId) -> Result<(), Violation> {
+        match self.links.get(&id).map(|link| link.peer.role) {
+            Some(PeerRole::Leaf) => Err(Violation::NotAllowed("a leaf publishes nothing")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn on_offer(&mut self, now: Monotonic, id: LinkId, head: SignedHead) -> Result<(), Violation> {
+        self.subscribed(id)?;
+        if head.head.origin == self.region {
+            return self.on_evidence(now, id, head);
+        }
+        if !self.is_newer(&head) {
+            self.note_outdated(&head);
+            return Ok(());
+        }
+        let link = self.links.get(&id);
+        if link.and_then(|l| l.shown.get(&head.head.origin)).is_some_and(|shown| shown.refused) {
+            return Ok(());
+        }
+        self.compare_buckets(id, &head.head.origin);
+        Ok(())
+    }
+
+    /// A head of the own region: perhaps it is ahead of the registry.
+    fn on_evidence(&mut self, now: Monotonic, id: LinkId, head: SignedHead) -> Result<(), Violation> {
+        if self.own.is_some() && self.is_signed(id, &head)? {
+            if let Some(own) = &mut self.own {
+                own.handle_known(now, head);
+            }
+            self.settle_own(now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_update(
+        &mut self,
+        now: Monotonic,
+        id: LinkId,
+        mut update: Update,
+    ) -> Result<(), Violation> {
+        self.subscribed(id)?;
+        let origin = update.origin.clone();
+        let opening = update.opening.take();
+        if origin == self.region {
+            return match opening {
+                Some(opening) => self.on_evidence(now, id, opening.head),
+                None => Ok(()),
+            };
+        }
+        let ack = Ack { origin: origin.clone(), transfer: update.transfer, part: update.part };
+        self.outputs.push_back(Output::Send(id, Message::Ack(ack)));
+        if let Some(opening) = opening {
+            if !self.is_newer(&opening.head) {
+                self.note_outdated(&opening.head);
+                return Ok(());
+            }
+            if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS {
+                return Err(Violation::TooManyOrigins);
+            }
+            if !self.is_signed(id, &opening.head)? {
+                return Ok(());
+            }
+            self.make_room(id, &origin);
+            let gather = Gather::new(now, update.transfer, *opening);
+            if let Some(link) = self.links.get_mut(&id) {
+                link.gathers.insert(origin.clone(), gather);
+            }
+        }
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(mut gather) = link.gathers.remove(&origin) else { return Ok(()) };
+        if !gather.expects(&update) {
+            // A part that came twice, or one that got lost; beats will show what is missing.
+            if !gather.had(&update) {
+                self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
+                return Ok(());
+            }
+            link.gathers.insert(origin, gather);
+            return Ok(());
+        }
+        let last = update.last || planted!(ShownBeforeComplete);
+        gather.push(now, update, &self.limits)?;
+        if !last {
+            link.gathers.insert(origin, gather);
+            return Ok(());
+        }
+        if self.place_of(&origin).is_some_and(|held| gather.place() <= held) && !planted!(OlderAccepted) {
+            self.counters.outdated = self.counters.outdated.saturating_add(1);
+            return Ok(());
+        }
+        let partial = gather.is_partial();
+        match gather.finish(self.held.get(&origin)) {
+            Outcome::State(good) => self.take(now, good.0, good.1),
+            Outcome::Misfit if partial => self.want(id, &origin, Vec::new()),
+            Outcome::Misfit => self.compare_buckets(id, &origin),
+            Outcome::Wrong => return Err(Violation::WrongRoot),
+        }
+        Ok(())
+    }
+
+    /// Shows another state of an origin.
+    fn take(&mut self, now: Monotonic, head: SignedHead, state: State) {
+        let origin = head.head.origin.clone();
+        let state = Arc::new(state);
+        let keys = match self.held.get_mut(&origin) {
+            Some(holding) => holding.replace(head, state, &self.limits),
+            None => {
+                let keys = state.iter().map(|(key, _)| key.clone()).collect();
+                self.held.insert(origin.clone(), Holding::new(head, state));
+                keys
+            }
+        };
+        self.counters.states_taken = self.counters.states_taken.saturating_add(1);
+        self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.credit(id, &origin));
+        self.judge(now, &origin);
+        self.publish(&origin);
+    }
+
+    /// Asks a publisher for the buckets that differ.
+    fn compare_buckets(&mut self, id: LinkId, origin: &RegionName) {
+        let digests = self.held.get(origin).map(|h| h.state.digests()).unwrap_or_default();
+        self.want(id, origin, digests);
+    }
+
+    fn want(&mut self, id: LinkId, origin: &RegionName, digests: Vec<[u8; 16]>) {
+        self.counters.bucket_syncs = self.counters.bucket_syncs.saturating_add(1);
+        let want = Want { origin: origin.clone(), digests };
+        self.outputs.push_back(Output::Send(id, Message::Want(want)));
+    }
+
+    fn note_outdated(&mut self, head: &SignedHead) {
+        self.counters.outdated = self.counters.outdated.saturating_add(1);
+        let held = self.held.get(&head.head.origin).map(Holding::version);
+        if held.is_some_and(|held| held.place() == head.head.version.place() && held != head.head.version) {
+            self.counters.divergences = self.counters.divergences.saturating_add(1);
+        }
+    }
+
+    /// At most so many updates are gathered by one link; the one that waited longest gives way.
+    fn make_room(&mut self, id: LinkId, origin: &RegionName) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        while link.gathers.len() >= self.limits.transfers && !link.gathers.contains_key(origin) {
+            let oldest =
+                link.gathers.iter().min_by_key(|(_, gather)| gather.at).map(|(origin, _)| origin.clone());
+            let Some(oldest) = oldest else { break };
+            link.gathers.remove(&oldest);
+            self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
+        }
+    }
+
+    /// Whether a head is signed by a node of its origin. A peer that shows a bad head of its own region is closed; one
+    /// that relays a bad one may have taken it in good faith, so it may do that a few times.
+    fn is_signed(&mut self, id: LinkId, signed: &SignedHead) -> Result<bool, Violation> {
+        if planted!(SignatureUnchecked) {
+            return Ok(true);
+        }
+        let reason = match self.verified.check(&*self.verifier, signed, &mut self.counters) {
+            Ok(()) => return Ok(true),
+            Err(reason) => reason,
+        };
+        self.counters.refused_heads = self.counters.refused_heads.saturating_add(1);
+        let Some(link) = self.links.get_mut(&id) else { return Ok(false) };
+        link.refusals = link.refusals.saturating_add(1);
+        if link.peer.region == signed.head.origin || link.refusals > limits::REFUSALS {
+            return Err(Violation::Unsigned(reason.0));
+        }
+        if let Some(shown) = link.shown.get_mut(&signed.head.origin)
+            && shown.version == signed.head.version
+        {
+            shown.refused = true;
+        }
+        Ok(false)
+    }
+
+    /// What is held of everything that the peer may tell, for a new link and from time to time. An origin that is just
+    /// coming by this link is left out, or it would begin anew.
+    pub(super) fn digest(&mut self, now: Monotonic, id: LinkId) -> Have {
+        let Some(link) = self.links.get(&id) else { return Have { origins: Vec::new() } };
+        let direct = Some(&link.peer.region).filter(|region| **region != self.region);
+        let known = self.held.keys().filter(|origin| Some(*origin) != direct);
+        let coming = |o: &RegionName| {
+            link.gathers.get(o).is_some_and(|gather| now.since(gather.at) < limits::TRANSFER_PATIENCE)
+        };
+        let origins = known.chain(direct).filter(|o| !coming(o)).map(|origin| Held {
+            origin: origin.clone(),
+            version: self.held.get(origin).map(Holding::version),
+            follow: self.sources.get(origin).is_some_and(|source| source.link == id),
+        });
+        Have { origins: origins.collect() }
+    }
+
+    /// A link came up: it becomes the source of what has none, and of its own region if that came by a relay.
+    pub(super) fn adopt(&mut self, now: Monotonic, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let region = link.peer.region.clone();
+        let orphans: Vec<RegionName> =
+            self.held.keys().filter(|origin| !self.sources.contains_key(*origin)).cloned().collect();
+        for origin in orphans {
+            self.sources.insert(origin, Source { link: id, since: now });
+        }
+        if region != self.region && !self.is_followed_directly(&region) {
+            let old = self.sources.insert(region.clone(), Source { link: id, since: now });
+            self.unfollow(old, id, &region);
+        }
+        let have = self.digest(now, id);
+        self.outputs.push_back(Output::Send(id, Message::Have(have)));
+    }
+
+    fn is_followed_directly(&self, origin: &RegionName) -> bool {
+        let source = self.sources.get(origin).and_then(|source| self.links.get(&source.link));
+        source.is_some_and(|link| link.peer.region == *origin)
+    }
+
+    /// A link is gone: what came by it comes by another.
+    pub(super) fn abandon(&mut self, now: Monotonic, id: LinkId) {
+        if planted!(SourceKept) {
+            return;
+        }
+        let orphans: Vec<RegionName> = self
+            .sources
+            .iter()
+            .filter(|(_, source)| source.link == id)
+            .map(|(origin, _)| origin.clone())
+            .collect();
+        for origin in orphans {
+            self.sources.remove(&origin);
+            let candidates = self.links.iter().filter_map(|(id, link)| {
+                let direct = link.peer.region == origin;
+                let shown = link.shown.get(&origin).map(|shown| shown.version.place());
+                (direct || shown.is_some()).then_some((direct, shown, *id))
+            });
+            if let Some((_, _, id)) = candidates.max() {
+                self.follow(now, id, &origin);
+            }
+        }
+    }
+
+    /// Makes a link the source of an origin.
+    fn follow(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
+        let old = self.sources.insert(origin.clone(), Source { link: id, since: now });
+        self.say_have(id, origin, true);
+        self.unfollow(old, id, origin);
+    }
+
+    fn unfollow(&mut self, old: Option<Source>, new: LinkId, origin: &RegionName) {
+        if let Some(old) = old.filter(|old| old.link != new && self.links.contains_key(&old.link)) {
+            self.say_have(old.link, origin, false);
+        }
+    }
+
+    fn say_have(&mut self, id: LinkId, origin: &RegionName, follow: bool) {
+        let version = self.held.get(origin).map(Holding::version);
+        let have = Have { origins: vec![Held { origin: origin.clone(), version, follow }] };
+        self.outputs.push_back(Output::Send(id, Message::Have(have)));
+    }
+
+    /// A beat showed a state: what is missing is asked for. `before` is what the beat before had shown: what has come
+    /// since is not missing, it was under way.
+    pub(super) fn chase(&mut self, now: Monotonic, id: LinkId, origin: &RegionName, before: Option<Place>) {
+        let held = self.held.get(origin).map(Holding::version);
+        let Some(link) = self.links.get(&id) else { return };
+        let Some(shown) = link.shown.get(origin) else { return };
+        let (place, direct) = (shown.version.place(), link.peer.region == *origin);
+        let source = self.sources.get(origin).copied();
+        if held.is_some_and(|held| place <= held.place()) {
+            let equal = held == Some(shown.version);
+            if source.is_none() || (equal && direct && !self.is_followed_directly(origin)) {
+                self.follow(now, id, origin);
+            }
+            return;
+        }
+        if shown.refused || (planted!(MissingNotAsked) && held.is_some()) || self.is_coming(now, origin) {
+            return;
+        }
+        let late = before.is_some_and(|before| held.is_none_or(|held| before > held.place()));
+        let patient = source.is_none_or(|source| now.since(source.since) >= limits::BEAT_EVERY);
+        if source.is_none() || (late && patient) {
+            self.follow(now, id, origin);
+        }
+    }
+
+    /// Whether an update of several parts is coming by any link. Those that stopped are given up.
+    fn is_coming(&mut self, now: Monotonic, origin: &RegionName) -> bool {
+        let mut coming = false;
+        for link in self.links.values_mut() {
+            let Some(gather) = link.gathers.get(origin) else { continue };
+            if now.since(gather.at) < limits::TRANSFER_PATIENCE {
+                coming = true;
+            } else {
+                link.gathers.remove(origin);
+                self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
+            }
+        }
+        coming
+    }
+}

@@ -1,0 +1,89 @@
+//! Bugs that tests plant, to prove that the simulator would find them. Nothing of this is in a production build: there,
+//! `planted!` is `false`.
+
+/// Whether a test planted this bug.
+#[cfg(test)]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::bugs::is_planted($crate::planted::bugs::Bug::$bug)
+    };
+}
+
+/// Whether a test planted this bug: never, in production.
+#[cfg(not(test))]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::never()
+    };
+}
+
+/// A call, so that conditions with it are not taken for mistakes.
+#[cfg(not(test))]
+pub(crate) const fn never() -> bool {
+    false
+}
+
+pub(crate) use planted;
+
+#[cfg(test)]
+pub(crate) mod bugs {
+    use std::cell::Cell;
+
+    /// A bug in production code.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Bug {
+        /// An older state replaces a newer one.
+        OlderAccepted,
+        /// Places are compared by index alone.
+        IncarnationIgnored,
+        /// A beat counts from when it came, not from when its ping went.
+        BeatTimeOfArrival,
+        /// A relay says nothing of its own age.
+        RelayAgeDropped,
+        /// What comes out of an update is not compared with the root.
+        RootUnchecked,
+        /// Heads are not checked.
+        SignatureUnchecked,
+        /// A node believes others about its own region.
+        OwnTakenFromPeers,
+        /// Only a greater counter counts as ahead, not a greater index of the same life.
+        RaiseOnlyForCounter,
+        /// A node publishes its region although peers know a later state.
+        PublishedWhileBehind,
+        /// Ages stand still while the process is paused.
+        PauseForgiven,
+        /// The first part of an update is shown.
+        ShownBeforeComplete,
+        /// No digests are sent.
+        NoDigest,
+        /// Three times as many records as allowed are gathered, and larger ones.
+        LimitOff,
+        /// Removals are left out of deltas.
+        RemovalsDropped,
+        /// A link that was answered once counts as answered for as long as it is up.
+        SilentStillReachable,
+        /// A claim about a state that is not held yet counts for the one that is.
+        ClaimAhead,
+        /// What beats show to be missing is not asked for.
+        MissingNotAsked,
+        /// An image is believed without checking its signatures.
+        ImageUnchecked,
+        /// What comes from the disk counts as known to be new at the start of the process.
+        ImageFresh,
+        /// A source that is gone is not replaced.
+        SourceKept,
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants `bug`, and no other, in what this thread runs.
+    pub(crate) fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn is_planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
