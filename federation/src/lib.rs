@@ -8,5 +8,3 @@ pub mod exchange;
 mod planted;
 pub mod record;
 pub mod service;
-#[cfg(test)]
-mod simulation;

@@ -9,11 +9,13 @@ use super::link::{Ending, NewLink, Outbox, Place, Refusal, Side};
 use super::material::Followed;
 use super::name::{PeerName, Station};
 use super::news::Teller;
+use super::signing::TakenUp;
 use super::tls::{self, Expected};
 use super::{Clock, LinkView, Overview};
 use crate::exchange::message::Message;
 use crate::exchange::{self, Exchange, Image, LinkId, Output, Own, PeerRole};
 use arc_swap::ArcSwap;
+use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -62,6 +64,7 @@ pub(super) struct Driver {
     pub(super) inbox: mpsc::Receiver<Input>,
     pub(super) clock: Clock,
     pub(super) followed: Arc<Followed>,
+    pub(super) taken_up: TakenUp,
     pub(super) figures: Arc<Figures>,
     pub(super) teller: Teller,
     pub(super) overview: Arc<ArcSwap<Overview>>,
@@ -143,7 +146,10 @@ impl Driver {
                 // Who asked may be gone.
                 let _ = answer.send(self.exchange.export(now));
             }
-            Input::Reloaded => self.recheck(),
+            Input::Reloaded => {
+                self.taken_up.replace(Arc::clone(&self.followed.current()));
+                self.recheck();
+            }
         }
     }
 
@@ -306,10 +312,10 @@ impl Driver {
 
     fn publish(&self) {
         let at = self.now();
-        let origins = self.exchange.origins();
-        let standings = origins
-            .filter_map(|origin| Some((origin.clone(), self.exchange.standing(at, origin)?)))
-            .collect();
+        let linked = self.links.by_name.keys().map(|name| &name.region);
+        let origins: BTreeSet<_> = self.exchange.origins().chain(linked).collect();
+        let standing = |origin: &RegionName| Some((origin.clone(), self.exchange.standing(at, origin)?));
+        let standings = origins.into_iter().filter_map(standing).collect();
         let links = self.links.by_id.values().map(|link| LinkView {
             peer: link.name.clone(),
             address: link.address,

@@ -228,10 +228,8 @@ async fn read(
         };
         figures.messages_in.add(1);
         rate.spend(prost::Message::encoded_len(&message)).await;
-        let message = match wire::decode(message).and_then(|message| match message {
-            Some(message) => message.check().map(|()| Some(message)),
-            None => Ok(None),
-        }) {
+        // What is in it is judged by the exchange.
+        let message = match wire::decode(message) {
             Ok(Some(message)) => message,
             Ok(None) => continue,
             Err(violation) => return Ending::Violation(violation),

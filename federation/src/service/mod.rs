@@ -34,7 +34,7 @@ pub use link::Side;
 pub use news::News;
 pub use tls::PeerError;
 
-use crate::exchange::head::Verifier;
+use crate::exchange::limits::Limits;
 use crate::exchange::{Counters, Exchange, Image, Own, Role, Settings, Standing};
 use accept::Doorway;
 use arc_swap::ArcSwap;
@@ -46,7 +46,7 @@ use meridian_model::time::Monotonic;
 use name::{PeerName, Station};
 use news::Teller;
 use rustls_pki_types::UnixTime;
-use signing::{HeadVerifier, NodeSigner};
+use signing::{HeadVerifier, NodeSigner, TakenUp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -250,20 +250,21 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     if let Some(abroad) = peers.iter().find(|peer| station == Station::Gateway && peer.region != region) {
         return Err(StartError::Abroad(abroad.region.clone()));
     }
-    let verifier = Arc::new(HeadVerifier::new(Arc::clone(&followed)));
+    let taken_up = TakenUp::new(Arc::clone(&followed.current()));
     let mut exchange = Exchange::new(Settings {
         region: region.clone(),
         node: name.id.parse().map_err(|_| StartError::Id(name.clone()))?,
         role: match station {
-            Station::Node => Role::Node(Box::new(NodeSigner::new(Arc::clone(&followed)))),
+            Station::Node => Role::Node(Box::new(NodeSigner::new(taken_up.clone()))),
             Station::Gateway => Role::Leaf,
         },
-        verifier: Arc::clone(&verifier) as Arc<dyn Verifier>,
+        verifier: Arc::new(HeadVerifier::new(Arc::clone(&followed))),
         entropy: entropy(),
+        limits: Limits::default(),
     });
     let left_out = match kept {
         None => 0,
-        Some((image, elapsed)) => verifier.importing(|| exchange.import(clock(), image, elapsed)),
+        Some((image, elapsed)) => exchange.import(clock(), image, elapsed),
     };
 
     let figures = Arc::new(Figures::default());
@@ -283,6 +284,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         inbox,
         clock,
         followed: Arc::clone(&followed),
+        taken_up,
         figures: Arc::clone(&figures),
         teller,
         overview: Arc::clone(&overview),

@@ -29,10 +29,9 @@ pub(super) fn encode(message: Message) -> proto::Message {
     use proto::message::Body;
     proto::Message {
         body: Some(match message {
-            Message::Have(have) => Body::Have(proto::Have {
-                all: have.all,
-                origins: have.origins.into_iter().map(encode_held).collect(),
-            }),
+            Message::Have(have) => {
+                Body::Have(proto::Have { origins: have.origins.into_iter().map(encode_held).collect() })
+            }
             Message::Offer(head) => Body::Offer(encode_signed(*head)),
             Message::Want(want) => Body::Want(proto::Want {
                 origin: want.origin.to_string(),
@@ -142,7 +141,7 @@ pub(super) fn decode(message: proto::Message) -> Result<Option<Message>, Violati
         Body::Have(have) => {
             at_most(have.origins.len(), limits::ORIGINS, Violation::TooManyOrigins)?;
             let origins = all(have.origins, decode_held)?;
-            Message::Have(Have { all: have.all, origins })
+            Message::Have(Have { origins })
         }
         Body::Offer(head) => Message::Offer(Box::new(decode_signed(head)?)),
         Body::Want(want) => {
