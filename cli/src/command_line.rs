@@ -2,7 +2,9 @@
 
 use crate::connection::Global;
 use crate::failure::{EXIT_CODES, Failure};
-use crate::{config, demo, dev, drain, gateway, policy, register, resolve, services, token, watch};
+use crate::{
+    config, demo, dev, drain, federation, gateway, policy, regions, register, resolve, services, token, watch,
+};
 use clap::{Parser, Subcommand};
 
 /// Service discovery whose routing rules are WebAssembly.
@@ -25,7 +27,9 @@ pub(crate) enum Command {
     Demo(demo::Command),
     /// Run a gateway
     Gateway(gateway::Arguments),
-    /// Check a gateway's configuration without starting anything
+    /// Run a federation node
+    Federation(federation::Arguments),
+    /// Check a gateway's or a federation node's configuration without starting anything
     #[command(subcommand)]
     Config(config::Command),
     /// Make development tokens, and the key that signs them
@@ -43,6 +47,8 @@ pub(crate) enum Command {
     Watch(watch::Arguments),
     /// List the services of a namespace with their counts and policies
     Services(services::Arguments),
+    /// Show how each region stands, or ask for one to be spared
+    Regions(regions::Arguments),
     /// Build, upload, bind and list policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -52,7 +58,9 @@ impl Command {
     /// The runtime that suits it: a client needs one thread.
     pub(crate) fn runtime(&self) -> tokio::runtime::Builder {
         match self {
-            Self::Dev(_) | Self::Gateway(_) => tokio::runtime::Builder::new_multi_thread(),
+            Self::Dev(_) | Self::Gateway(_) | Self::Federation(_) => {
+                tokio::runtime::Builder::new_multi_thread()
+            }
             _ => tokio::runtime::Builder::new_current_thread(),
         }
     }
@@ -63,6 +71,7 @@ impl Command {
             Self::Dev(arguments) => dev::run(arguments, global).await,
             Self::Demo(command) => demo::run(command, global).await,
             Self::Gateway(arguments) => gateway::run(arguments).await,
+            Self::Federation(arguments) => federation::run(arguments).await,
             Self::Config(command) => config::run(&command, global),
             Self::Token(command) => token::run(command, global),
             Self::Register(arguments) => register::run(arguments, global).await,
@@ -71,6 +80,7 @@ impl Command {
             Self::Explain(arguments) => resolve::run(arguments.into(), global).await,
             Self::Watch(arguments) => watch::run(arguments, global).await,
             Self::Services(arguments) => services::run(arguments, global).await,
+            Self::Regions(arguments) => regions::run(arguments, global).await,
             Self::Policy(command) => policy::run(command, global).await,
         }
     }
@@ -108,6 +118,9 @@ mod tests {
             "meridian token mint --role operator --ttl 30m",
             "meridian policy bind _default canary --config {}",
             "meridian demo stop --region ap-south-1 --graceful",
+            "meridian regions",
+            "meridian regions drain eu-west-1 --zone eu-west-1a --reason x",
+            "meridian federation --config f.toml",
         ] {
             assert!(accepts(good), "{good}");
         }
@@ -127,7 +140,8 @@ mod tests {
             "meridian token mint --role operator --service s",
             "meridian demo stop",
             "meridian dev --port-base 65535",
-            "meridian regions",
+            "meridian regions drain",
+            "meridian regions drain Eu",
         ] {
             assert!(!accepts(bad), "{bad}");
         }

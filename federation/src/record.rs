@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
-use meridian_model::summary::{Ingress, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{
+    Ingress, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary,
+};
 use prost::Message;
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
@@ -167,7 +169,8 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
     };
     let subsets: Vec<Subset> = wire.subsets.into_iter().map(subset).collect::<Result<_, _>>()?;
     let endpoint = |e: WireEndpoint| endpoint(e, subsets.len());
-    let endpoints: Vec<RemoteEndpoint> = wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+    let endpoints: Vec<RemoteEndpoint> =
+        wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
     // They are looked up by id.
     if !endpoints.is_sorted_by(|one, next| one.id < next.id) {
         return Err(BadRecord::Wrong("the order of endpoints"));
@@ -257,20 +260,39 @@ mod tests {
     const MOST: usize = 64 * 1024;
 
     fn summary() -> impl Strategy<Value = Summary> {
-        let subset = ("[a-z]{1,8}", "[a-z0-9.]{0,12}", 0u32..50, 0u32..50).prop_map(|(zone, version, healthy, more)| {
-            let (zone, weight) = (zone.parse().unwrap(), u64::from(healthy) * 100);
-            Subset { zone, version: version.into(), group: "stable".into(), healthy, total: healthy + more, weight }
-        });
+        let subset = ("[a-z]{1,8}", "[a-z0-9.]{0,12}", 0u32..50, 0u32..50).prop_map(
+            |(zone, version, healthy, more)| {
+                let (zone, weight) = (zone.parse().unwrap(), u64::from(healthy) * 100);
+                Subset {
+                    zone,
+                    version: version.into(),
+                    group: "stable".into(),
+                    healthy,
+                    total: healthy + more,
+                    weight,
+                }
+            },
+        );
         let endpoint = ("[a-z0-9-]{1,36}", any::<[u8; 3]>(), 1u16.., 1u32..=MAX_WEIGHT, any::<(bool, u32)>());
         let endpoints = prop::collection::btree_map("[a-z0-9-]{1,36}", endpoint, 0..MAX_ENDPOINTS);
         (prop::collection::vec(subset, 1..8), endpoints, any::<bool>(), any::<Option<u64>>()).prop_map(
             |(subsets, endpoints, sampled, headroom)| {
                 let count = u32::try_from(subsets.len()).unwrap();
-                let endpoints = endpoints.into_iter().map(|(id, (word, [a, b, c], port, weight, (degraded, at)))| {
-                    let metadata = BTreeMap::from([("team".into(), word.as_str().into())]);
-                    let (host, tags) = (format!("10.{a}.{b}.{c}").into(), vec![word.into()]);
-                    RemoteEndpoint { id: id.into(), host, port, weight, subset: at % count, degraded, tags, metadata }
-                });
+                let endpoints =
+                    endpoints.into_iter().map(|(id, (word, [a, b, c], port, weight, (degraded, at)))| {
+                        let metadata = BTreeMap::from([("team".into(), word.as_str().into())]);
+                        let (host, tags) = (format!("10.{a}.{b}.{c}").into(), vec![word.into()]);
+                        RemoteEndpoint {
+                            id: id.into(),
+                            host,
+                            port,
+                            weight,
+                            subset: at % count,
+                            degraded,
+                            tags,
+                            metadata,
+                        }
+                    });
                 Summary { endpoints: endpoints.collect(), subsets, sampled, headroom }
             },
         )
@@ -315,11 +337,13 @@ mod tests {
     #[test]
     fn hosts_and_ports_of_others_are_checked() {
         let told = |host: &str, port: u32| {
-            let wire = WireNotice { ingress: vec![WireIngress { host: host.into(), port }], ..Default::default() };
+            let wire =
+                WireNotice { ingress: vec![WireIngress { host: host.into(), port }], ..Default::default() };
             decode_notice(&wire.encode_to_vec())
         };
         assert!(told("edge.example", 443).is_ok());
-        for (host, port) in [("0.0.0.0", 80), ("a b", 80), ("", 80), ("h/../x", 80), ("h", 0), ("h", 65_536)] {
+        for (host, port) in [("0.0.0.0", 80), ("a b", 80), ("", 80), ("h/../x", 80), ("h", 0), ("h", 65_536)]
+        {
             assert!(matches!(told(host, port), Err(BadRecord::Wrong(_))), "{host}:{port}");
         }
     }
@@ -337,8 +361,16 @@ mod tests {
             metadata: BTreeMap::from([("team".into(), "inventory".into())]),
         });
         let zone = "ap-south-1a".parse().unwrap();
-        let subset = Subset { zone, version: "2026.04.18.2".into(), group: "stable".into(), healthy: 20, total: 20, weight: 2000 };
-        let summary = Summary { subsets: vec![subset], endpoints: endpoints.collect(), sampled: false, headroom: None };
+        let subset = Subset {
+            zone,
+            version: "2026.04.18.2".into(),
+            group: "stable".into(),
+            healthy: 20,
+            total: 20,
+            weight: 2000,
+        };
+        let summary =
+            Summary { subsets: vec![subset], endpoints: endpoints.collect(), sampled: false, headroom: None };
         assert!(encode_summary(&summary, MOST).len() < 20 * 100);
     }
 }

@@ -284,7 +284,7 @@ impl Gateway {
             figures::beats(beat_stats),
         ];
         sources.extend(etcd_stats.map(figures::etcd));
-        sources.extend(joined.map(|(_, source)| source));
+        sources.extend(joined.map(|joined| joined.source));
         region.set_metrics(Metrics { http, sources });
         Ok(Running { server, region, stop, tasks, ends })
     }

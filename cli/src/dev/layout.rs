@@ -10,8 +10,10 @@ const REGIONS: [&str; 3] = ["ap-south-1", "eu-west-1", "us-east-1"];
 const ZONES: [&str; 2] = ["a", "b"];
 /// The port of the first region's gateway, where nothing else is said.
 pub(super) const DEFAULT_PORT_BASE: u16 = 8500;
+/// From a region's gateway to its federation node.
+const TO_FEDERATION: u16 = 10;
 /// The highest first port that leaves room for the others.
-pub(super) const MAX_PORT_BASE: i64 = 65535 - (REGIONS.len() as i64 - 1);
+pub(super) const MAX_PORT_BASE: i64 = 65535 - (REGIONS.len() as i64 - 1) - TO_FEDERATION as i64;
 
 /// A kind of instances in every zone.
 struct Batch {
@@ -36,6 +38,8 @@ pub(super) struct Region {
     pub(super) zones: Vec<ZoneName>,
     /// Where its gateway listens.
     pub(super) address: SocketAddr,
+    /// Where its federation node listens.
+    pub(super) federation: SocketAddr,
 }
 
 /// One demo instance.
@@ -66,6 +70,7 @@ pub(super) fn regions(port_base: u16) -> Result<Vec<Region>, Failure> {
             name: name(region)?,
             zones: ZONES.iter().map(|zone| name(&format!("{region}{zone}"))).collect::<Result<_, _>>()?,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            federation: SocketAddr::from((Ipv4Addr::LOCALHOST, port.saturating_add(TO_FEDERATION))),
         })
     };
     REGIONS.into_iter().zip(ports).map(of).collect()
@@ -99,9 +104,8 @@ pub(super) fn seats(region: &Region) -> Result<Vec<Seat>, Failure> {
 pub(super) fn require_free(regions: &[Region]) -> Result<(), Failure> {
     let taken: Vec<String> = regions
         .iter()
-        .filter_map(|region| {
-            TcpListener::bind(region.address).err().map(|error| (region.address.port(), error))
-        })
+        .flat_map(|region| [region.address, region.federation])
+        .filter_map(|address| TcpListener::bind(address).err().map(|error| (address.port(), error)))
         .map(|(port, error)| match error.kind() {
             std::io::ErrorKind::AddrInUse => format!("{port} is in use"),
             _ => format!("{port}: {error}"),
@@ -110,10 +114,9 @@ pub(super) fn require_free(regions: &[Region]) -> Result<(), Failure> {
     if taken.is_empty() {
         return Ok(());
     }
-    let count = regions.len();
     Err(Failure::Usage(format!(
-        "the gateways cannot listen on their ports on 127.0.0.1 ({})\n  next: stop what listens there, or choose {count} \
-         ports in a row with --port-base, such as --port-base 9500",
+        "the regions cannot listen on their ports on 127.0.0.1 ({})\n  next: stop what listens there, or choose other \
+         ports with --port-base, such as --port-base 9500 for 9500 to 9502 and 9510 to 9512",
         taken.join(", ")
     )))
 }
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn the_highest_base_still_has_room() {
         let base = u16::try_from(MAX_PORT_BASE).unwrap();
-        assert_eq!(regions(base).unwrap().last().unwrap().address.port(), u16::MAX);
+        assert_eq!(regions(base).unwrap().last().unwrap().federation.port(), u16::MAX);
     }
 
     #[test]

@@ -44,7 +44,8 @@ const WORKERS: usize = 1;
 /// Run three regions, an identity issuer and demo workloads on this machine
 ///
 /// Regions ap-south-1, eu-west-1 and us-east-1 with two zones each (…a and …b), their gateways on 127.0.0.1, ports 8500
-/// to 8502, each with a registry of its own in DATA_DIR/REGION. Regions share nothing yet.
+/// to 8502, each with a registry of its own in DATA_DIR/REGION. The regions tell each other what they have over mutual TLS
+/// on ports 8510 to 8512, so that lookups move to another region when one has nothing healthy left.
 ///
 /// The demo workloads orders-api, inventory-api and checkout-api are small HTTP servers, at least two in each zone, which
 /// register with real tokens and send heartbeats (leases of 6 s). `meridian demo` stops and starts them.
@@ -121,9 +122,10 @@ impl Dev {
             if made { "a key for development tokens, made now" } else { "the key of earlier runs" },
         );
         let issuer = Arc::new(issuer);
+        state.certify(&regions)?;
         let mut gateways = Vec::with_capacity(regions.len());
         for region in &regions {
-            let gateway = Gateway::start(config(&state, region)?).await;
+            let gateway = Gateway::start(config(&state, &regions, region)?).await;
             let gateway = gateway
                 .map_err(|error| anyhow::Error::from(error).context(format!("region {}", region.name)))?;
             gateway.ready().await;
@@ -144,6 +146,16 @@ impl Dev {
         progress.done(
             "health",
             if healthy { "all have passed their checks" } else { "not all pass their checks; going on" },
+        );
+        let heard = join_all(regions.iter().map(|region| hears(region, regions.len()))).await;
+        let heard = heard.into_iter().collect::<Result<Vec<bool>, Failure>>()?.into_iter().all(|heard| heard);
+        progress.done(
+            "federation",
+            if heard {
+                "every region hears the others"
+            } else {
+                "not every region hears the others; going on"
+            },
         );
         let fleet = Arc::new(Mutex::new(fleet));
         let control = Control::listen(&socket(state.directory()))?;
@@ -169,7 +181,7 @@ impl Dev {
 }
 
 /// A region's configuration: what a file would say, and the issuer of this directory.
-fn config(state: &State, region: &Region) -> Result<Config, Failure> {
+fn config(state: &State, regions: &[Region], region: &Region) -> Result<Config, Failure> {
     let mut table = toml::Table::new();
     let zones = region.zones.iter().map(|zone| toml::Value::from(zone.as_str())).collect();
     table.insert("region".to_owned(), toml::Value::from(region.name.as_str()));
@@ -183,6 +195,7 @@ fn config(state: &State, region: &Region) -> Result<Config, Failure> {
     http.insert("listen".to_owned(), toml::Value::from(region.address.to_string()));
     http.insert("workers".to_owned(), toml::Value::Integer(i64::try_from(WORKERS).unwrap_or(1)));
     table.insert("http".to_owned(), toml::Value::Table(http));
+    table.insert("federation".to_owned(), federation(state, regions, region));
     // The environment is a gateway's; three regions could not share it.
     let text = table.to_string();
     let mut config = Config::parse(&text, region.name.as_str(), state.directory(), std::iter::empty())
@@ -191,6 +204,51 @@ fn config(state: &State, region: &Region) -> Result<Config, Failure> {
         )?;
     config.identity = dev_identity_config(&state.jwks());
     Ok(config)
+}
+
+/// The section of a node that peers with all other regions.
+fn federation(state: &State, regions: &[Region], region: &Region) -> toml::Value {
+    let text = |text: String| toml::Value::from(text);
+    let directory = state.federation();
+    let file = |name: String| text(directory.join(name).display().to_string());
+    let mut tls = toml::Table::new();
+    tls.insert("certificate".to_owned(), file(format!("{}.pem", region.name)));
+    tls.insert("key".to_owned(), file(format!("{}.key", region.name)));
+    tls.insert("ca".to_owned(), file("ca.pem".to_owned()));
+    let peer = |other: &Region| {
+        let mut peer = toml::Table::new();
+        peer.insert("region".to_owned(), text(other.name.to_string()));
+        let url = text(format!("https://{}", other.federation));
+        peer.insert("urls".to_owned(), toml::Value::Array(vec![url]));
+        toml::Value::Table(peer)
+    };
+    let peers = regions.iter().filter(|other| other.name != region.name).map(peer).collect();
+    let mut section = toml::Table::new();
+    section.insert("listen".to_owned(), text(region.federation.to_string()));
+    section.insert("peers".to_owned(), toml::Value::Array(peers));
+    section.insert("tls".to_owned(), toml::Value::Table(tls));
+    toml::Value::Table(section)
+}
+
+/// Waits until a region has fresh news of all others, and knows their services.
+async fn hears(region: &Region, regions: usize) -> Result<bool, Failure> {
+    let gateway = url_of(region)?;
+    let connection = Connection::new(gateway.clone(), client(&gateway)?, Credential::None);
+    let deadline = tokio::time::Instant::now() + HEALTHY_WITHIN;
+    loop {
+        let known = connection.list("/v1/regions").await?;
+        let fresh = known.iter().filter(|region| {
+            region.get("freshness").and_then(Value::as_str) == Some("fresh")
+                && region.get("healthy").and_then(Value::as_u64).is_some_and(|healthy| healthy > 0)
+        });
+        if fresh.count() >= regions {
+            return Ok(true);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Waits until so many instances of a region are healthy, as its gateway tells everybody.
@@ -224,7 +282,10 @@ mod tests {
         let state = State::take(&parent.path().join("it's \"here\"")).unwrap();
         state.issuer().unwrap();
         let regions = layout::regions(9000).unwrap();
-        let config = config(&state, &regions[2]).unwrap();
+        state.certify(&regions).unwrap();
+        let config = config(&state, &regions, &regions[2]).unwrap();
+        let federation = config.federation.as_ref().unwrap();
+        assert_eq!((federation.listen.unwrap().port(), federation.peers.len()), (9012, 2));
         assert_eq!((config.region.as_str(), config.http.listen.port()), ("us-east-1", 9002));
         assert_eq!(config.data_dir, state.directory().join("us-east-1"));
         assert!(matches!(config.registry, RegistryConfig::Embedded { .. }) && config.reads() == Reads::Open);

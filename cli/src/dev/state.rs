@@ -3,15 +3,21 @@
 use super::layout::Region;
 use crate::failure::Failure;
 use anyhow::{Context, anyhow};
+use meridian_federation::service::certificates::{Authority, Issued, KeyKind, Lifetime};
+use meridian_federation::service::name::{PeerName, Station};
 use meridian_gateway::identity::{Issuer, JWKS_FILE, KEY_FILE};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 const LOCK_FILE: &str = "dev.lock";
 /// Where `meridian demo` finds the running process.
 const SOCKET: &str = "control.sock";
+/// Certificates of the federation, and the authority that signs them.
+const FEDERATION: &str = "federation";
+const AUTHORITY: &str = "meridian dev";
 /// A pid has at most 10 digits.
 const MAX_LOCK_BYTES: u64 = 32;
 
@@ -103,10 +109,67 @@ impl State {
         Ok((issuer, false))
     }
 
+    /// Where the certificates of the federation stand.
+    pub(super) fn federation(&self) -> PathBuf {
+        self.directory.join(FEDERATION)
+    }
+
+    /// Certificates for the regions' federation nodes, signed by an authority of this directory that is made once: what
+    /// the regions keep of each other carries its signatures.
+    pub(super) fn certify(&self, regions: &[Region]) -> Result<(), Failure> {
+        let directory = self.federation();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.with_context(|| format!("{} cannot be made", directory.display()))?;
+        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
+        let (certificate, key) = (directory.join("ca.pem"), directory.join("ca.key"));
+        let kept = std::fs::read_to_string(&certificate).ok().zip(std::fs::read_to_string(&key).ok());
+        let kept = kept
+            .and_then(|(certificate, key)| Authority::restore(AUTHORITY, Issued { certificate, key }).ok());
+        let authority = match kept {
+            Some(authority) => authority,
+            None => {
+                let authority = Authority::new(AUTHORITY, Lifetime::starting(now, day * 3650))
+                    .context("no authority was made")?;
+                let Issued { certificate: text, key: secret } = authority.kept();
+                write_private(&key, &secret)?;
+                write_private(&certificate, &text)?;
+                authority
+            }
+        };
+        for region in regions {
+            let name = PeerName {
+                domain: "dev.meridian".into(),
+                region: region.name.clone(),
+                station: Station::Node,
+                id: "dev".into(),
+            };
+            let issued = authority
+                .issue(&name, KeyKind::default(), Lifetime::starting(now, day * 365))
+                .with_context(|| format!("no certificate was made for {name}"))?;
+            write_private(&directory.join(format!("{}.pem", region.name)), &issued.certificate)?;
+            write_private(&directory.join(format!("{}.key", region.name)), &issued.key)?;
+        }
+        Ok(())
+    }
+
     /// The key set that the gateways verify with.
     pub(super) fn jwks(&self) -> PathBuf {
         self.directory.join(JWKS_FILE)
     }
+}
+
+/// For its owner alone; replaced whole.
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    let unfinished = path.with_extension("new");
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&unfinished, path));
+    Ok(written.with_context(|| format!("{} cannot be written", path.display()))?)
 }
 
 fn held(directory: &Path, mut lock: &File) -> String {

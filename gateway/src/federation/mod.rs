@@ -21,6 +21,7 @@ use meridian_federation::service::name::Station;
 use meridian_federation::service::{self, Running};
 use meridian_model::names::RegionName;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -35,7 +36,7 @@ pub enum JoinError {
     #[error("federation.listen {address}: {source}")]
     Listen {
         /// Where.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
         source: io::Error,
     },
@@ -44,11 +45,16 @@ pub enum JoinError {
     Service(#[from] service::StartError),
 }
 
-/// Joins the federation: as a node where the configuration listens, else as a subscriber of its region's nodes.
+/// Joins the federation: as a node where the configuration listens, else as a subscriber of its region's nodes. Gives the
+/// address too where it listens.
 ///
 /// # Errors
 /// What makes starting pointless.
-pub async fn join(config: &FederationConfig, region: &RegionName, disk: &Disk) -> Result<Running, JoinError> {
+pub async fn join(
+    config: &FederationConfig,
+    region: &RegionName,
+    disk: &Disk,
+) -> Result<(Running, Option<SocketAddr>), JoinError> {
     let listener = match config.listen {
         None => None,
         Some(address) => {
@@ -56,6 +62,7 @@ pub async fn join(config: &FederationConfig, region: &RegionName, disk: &Disk) -
             Some(TcpListener::bind(address).await.map_err(failed)?)
         }
     };
+    let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let kept = load(disk);
     if let Some((_, elapsed)) = &kept {
         tracing::info!(?elapsed, "what other regions told is read from disk until they are heard again");
@@ -76,7 +83,7 @@ pub async fn join(config: &FederationConfig, region: &RegionName, disk: &Disk) -
             "what was kept of some regions carries no signature that is believed any more"
         );
     }
-    Ok(running)
+    Ok((running, address))
 }
 
 /// What was held when the process ended, and how long ago that was; none of the latter where the clock went back.

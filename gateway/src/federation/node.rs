@@ -38,14 +38,23 @@ pub(crate) struct Parts<'a> {
     pub(crate) keeper: Option<mpsc::Sender<Command>>,
 }
 
+/// A part in the federation that runs.
+pub(crate) struct Joined {
+    pub(crate) handle: Handle,
+    /// For the metrics.
+    pub(crate) source: Source,
+    /// Where it listens, if it does.
+    pub(crate) address: Option<SocketAddr>,
+}
+
 /// Joins the federation and spawns what that takes; the handle for those who want to see how it stands.
 pub(crate) async fn spawn(
     parts: Parts<'_>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<(Handle, Source), StartError> {
+) -> Result<Joined, StartError> {
     let Parts { config, region, registry, disk, keeper } = parts;
-    let running = join(config, &region, &disk).await?;
+    let (running, address) = join(config, &region, &disk).await?;
     let handle = running.handle().clone();
     let (raises, raised) = watch::channel(None);
     if config.listen.is_some() {
@@ -58,7 +67,7 @@ pub(crate) async fn spawn(
     let source = figures::federation(region.clone(), handle.clone(), Arc::clone(&stats));
     let receiver = Receiver { region, running, keeper, disk, raises, stats };
     tasks.spawn(receiver.run(stop.clone()));
-    Ok((handle, source))
+    Ok(Joined { handle, source, address })
 }
 
 /// Starts nodes.
@@ -66,12 +75,19 @@ pub struct Node;
 
 /// A node that runs.
 pub struct RunningNode {
+    address: SocketAddr,
     status: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl RunningNode {
+    /// Where other nodes and the region's gateways connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where `/livez`, `/readyz` and `/metrics` are.
     #[must_use]
     pub fn status(&self) -> SocketAddr {
@@ -106,7 +122,8 @@ impl Node {
         let (registry, etcd_stats) = open_registry(&config, None).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let parts = Parts { config: section, region: config.region.clone(), registry, disk, keeper: None };
-        let (handle, source) = spawn(parts, &tasks, &stop).await?;
+        let Joined { handle, source, address } = spawn(parts, &tasks, &stop).await?;
+        let address = address.or(section.listen).ok_or(StartError::NotANode)?;
         let mut sources = vec![source];
         sources.extend(etcd_stats.map(gateway_figures::etcd));
         let metrics = Arc::new(Metrics { http: Arc::new(HttpMetrics::default()), sources });
@@ -118,7 +135,7 @@ impl Node {
                 tracing::error!(%error, "the status listener ended");
             }
         });
-        Ok(RunningNode { status, stop, tasks })
+        Ok(RunningNode { address, status, stop, tasks })
     }
 }
 
