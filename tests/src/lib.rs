@@ -13,6 +13,7 @@ pub mod figures;
 pub mod gateway;
 pub mod load;
 pub mod patience;
+pub mod process;
 pub mod raw;
 pub mod tokens;
 pub mod watchers;
