@@ -1,5 +1,5 @@
-//! Tools of the whole-system tests: gateways as processes that can be killed and paused, clients, workloads that beat, and
-//! a stream of lookups that counts what failed.
+//! Tools of the whole-system tests: gateways as processes that can be killed and paused, links
+//! between regions that can be cut, clients, workloads that beat, and a stream of lookups that counts what failed.
 //!
 //! Everything here starts the real binary and speaks to it over loopback. What a test started ends with it, also when it
 //! panics. The region with its etcd stands beside the tests (`tests/tests/world`).
@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod load;
 pub mod patience;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod tokens;
 pub mod watchers;
