@@ -1,4 +1,4 @@
-//! Tools of the whole-system tests: gateways as processes that can be killed and paused, links
+//! Tools of the whole-system tests: gateways and federation nodes as processes that can be killed and paused, links
 //! between regions that can be cut, clients, workloads that beat, and a stream of lookups that counts what failed.
 //!
 //! Everything here starts the real binary and speaks to it over loopback. What a test started ends with it, also when it
@@ -9,6 +9,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod federation;
 pub mod figures;
 pub mod gateway;
 pub mod load;

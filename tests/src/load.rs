@@ -27,6 +27,8 @@ pub struct Report {
     pub given: BTreeMap<String, u64>,
     /// The last time that each endpoint was given.
     pub last_given: BTreeMap<String, Instant>,
+    /// The last time that an endpoint of each region was given.
+    pub last_from: BTreeMap<String, Instant>,
     /// Answers by the policy's outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// The greatest age of an answer, in milliseconds.
@@ -113,6 +115,10 @@ impl Report {
             Err(error) => return self.fail(began, format!("{error:?}")),
         };
         let now = Instant::now();
+        for endpoint in answer["endpoints"].as_array().into_iter().flatten() {
+            let region = endpoint["region"].as_str().unwrap_or("none").to_owned();
+            self.last_from.insert(region, now);
+        }
         for id in answer.endpoints() {
             self.last_given.insert(id.clone(), now);
             *self.given.entry(id).or_default() += 1;

@@ -1,0 +1,67 @@
+//! What a binding does not allow, no failure of instances permits.
+
+use crate::ORDERS;
+use crate::world::{AP, EU, REGIONS, US, World};
+use meridian_tests::client::instance_path;
+use meridian_tests::patience::{throughout, until};
+use serde_json::json;
+use std::time::Duration;
+
+/// Until a binding is in force, or instances are known to be unhealthy.
+const IN_FORCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_go_only_where_the_binding_lets_them() {
+    let world = World::start().await;
+    let orders = world.everywhere(ORDERS).await;
+    world.know_of(orders.iter().map(Vec::len).sum()).await;
+    let (client, operator, owner) = (world.client(AP), world.operator(AP), world.owner(AP, ORDERS));
+    let bind = async |regions: serde_json::Value| {
+        let body = json!({ "policy": "zone-fallback", "limits": { "regions": regions } });
+        let answer = operator.put(&format!("/v1/namespaces/default/bindings/{ORDERS}"), &body).await;
+        assert!(matches!(answer.status, 200 | 201), "{}: {}", answer.asked, answer.json);
+    };
+    let set = async |status: &str| {
+        for workload in &orders[AP] {
+            let path = instance_path(ORDERS, &workload.id);
+            let _ = owner.patch(&path, &json!({ "status": status })).await.expect(200);
+        }
+    };
+    bind(json!([])).await;
+    set("unhealthy").await;
+    until("nothing is left to give", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 503).await;
+    throughout("it never leaves its region", Duration::from_secs(3), async || {
+        for query in ["", "?n=1000", "?n=all", "?key=k"] {
+            let _ = client.resolve(ORDERS, query).await.refused(503, "none-healthy");
+        }
+        true
+    })
+    .await;
+    // Others are not bound by what this region says.
+    assert!(world.share(EU, ORDERS, EU).await > 1.0 - 1e-9);
+
+    bind(json!([REGIONS[US]])).await;
+    until("the allowed region answers", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 200)
+        .await;
+    throughout("only the allowed region answers", Duration::from_secs(3), async || {
+        for query in ["", "?n=1000", "?n=all", "?key=k"] {
+            let answer = client.resolve(ORDERS, query).await.expect(200);
+            let endpoints = answer["endpoints"].as_array().unwrap();
+            // Local ones may follow as unhealthy ones never do: all that is given is in the one region.
+            assert!(
+                !endpoints.is_empty() && endpoints.iter().all(|e| e["region"] == REGIONS[US]),
+                "{query}: {}",
+                answer.json
+            );
+        }
+        true
+    })
+    .await;
+
+    bind(json!("all")).await;
+    until("all regions may answer", IN_FORCE, async || {
+        let all = client.resolve(ORDERS, "?n=1000").await.expect(200).endpoints();
+        all.iter().any(|id| id.starts_with(REGIONS[EU])) && all.iter().any(|id| id.starts_with(REGIONS[US]))
+    })
+    .await;
+}

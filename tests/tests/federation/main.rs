@@ -1,0 +1,46 @@
+//! Three regions that federate, each with a real etcd, a gateway and a federation node, over links that can be cut.
+//!
+//! A lookup failed if it gave no endpoint although a live one exists that its binding allows. Bounds are the contract's;
+//! what a loaded machine adds is named [`SLACK`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "unwrap in tests is the assertion itself, in their helpers too"
+)]
+
+mod disk;
+mod drains;
+mod instances;
+mod limits;
+mod outages;
+mod partitions;
+mod propagation;
+mod restoration;
+mod world;
+
+use std::time::Duration;
+
+/// What two busy cores may add to a bound of seconds.
+const SLACK: Duration = Duration::from_millis(1_000);
+
+/// Time between two lookups of one stream of a load.
+const PACE: Duration = Duration::from_millis(20);
+
+/// After a fault, everything is as it should be within this (DESIGN 8).
+const HEALED: Duration = Duration::from_secs(10);
+
+/// A region that was stale or drained proves itself for 5 s and gets its traffic back in 5 steps of 4 s.
+const RAMPED: Duration = Duration::from_secs(5 + 5 * 4 + 1);
+
+/// A fault shorter than the 30 s after which a region is stale.
+const SHORT: Duration = Duration::from_secs(12);
+/// One that is longer.
+const LONG: Duration = Duration::from_secs(40);
+
+/// Has instances in every region.
+const ORDERS: &str = "orders-api";
+/// Has instances in the first region only.
+const LEDGER: &str = "ledger-api";
+/// Has instances in the second region only.
+const CATALOG: &str = "catalog-api";

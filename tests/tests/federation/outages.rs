@@ -1,0 +1,87 @@
+//! A whole region dies, or its federation node stands still; both come back.
+
+use crate::world::{AP, EU, Fleet, Loads, REGIONS, TTL, US, World, grow_old};
+use crate::{CATALOG, HEALED, ORDERS, RAMPED, SHORT, SLACK};
+use meridian_tests::patience::until;
+use std::time::{Duration, Instant};
+
+async fn killed(span: Duration) {
+    let mut world = World::start().await;
+    let fleet = Fleet::start(&world).await;
+    let loads = Loads::far(&world);
+    world.regions[AP].kill();
+    grow_old(&world, &[(EU, AP), (US, AP)], span).await;
+    for at in [EU, US] {
+        let shown = world.standing(at, AP).await;
+        assert_eq!(shown["reachable"], false, "{shown}");
+    }
+
+    let began = Instant::now();
+    world.regions[AP].start_again().await;
+    println!("the region runs again {:?} after its start", began.elapsed());
+    let returned = Loads::start(&world, &[(AP, ORDERS), (AP, CATALOG)]);
+    let fresh = world
+        .all_show("all are fresh again", HEALED + SLACK, |shown| {
+            shown["freshness"] == "fresh" && shown["reachable"] == true
+        })
+        .await;
+    until("its own lookups stay at home", HEALED + SLACK, async || {
+        world.share(AP, ORDERS, AP).await > 1.0 - 1e-9
+    })
+    .await;
+    world.settled("all have their traffic again", RAMPED + SLACK).await;
+    println!("started again: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    // Nobody could beat; that is no reason to have to register again.
+    for workload in fleet.orders.iter().flatten() {
+        assert_eq!(workload.diary().registrations, 1, "{} had to register again", workload.id);
+    }
+    returned.check();
+    loads.check();
+}
+
+async fn paused(span: Duration) {
+    let world = World::start().await;
+    let _fleet = Fleet::start(&world).await;
+    let loads = Loads::all(&world);
+    world.regions[AP].node.pause();
+    grow_old(&world, &[(EU, AP), (US, AP), (AP, EU), (AP, US)], span).await;
+    // Its region goes on without it, also where leases would have ended.
+    assert!(span > Duration::from_secs(2 * TTL));
+    assert!(world.share(AP, ORDERS, AP).await > 1.0 - 1e-9, "its own lookups left {}", REGIONS[AP]);
+
+    let began = Instant::now();
+    world.regions[AP].node.resume();
+    let fresh = world
+        .all_show("all are fresh again", HEALED + SLACK, |shown| {
+            shown["freshness"] == "fresh" && shown["reachable"] == true
+        })
+        .await;
+    world.settled("all have their traffic again", RAMPED + SLACK).await;
+    println!("continued: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    loads.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_others_go_on_without_a_killed_region() {
+    killed(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_federation_node_that_stood_still_is_current_again() {
+    paused(SHORT).await;
+}
+
+/// Faults that last longer than a region takes to be called stale.
+mod long {
+    use crate::LONG;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_others_go_on_without_a_killed_region() {
+        super::killed(LONG).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_federation_node_that_stood_still_is_current_again() {
+        super::paused(LONG).await;
+    }
+}

@@ -1,0 +1,367 @@
+//! The world: regions, the links between them, and who asks what in them.
+
+use crate::{CATALOG, LEDGER, ORDERS, PACE, SLACK};
+use meridian_federation::service::certificates::{Authority, KeyKind, Lifetime};
+use meridian_federation::service::name::{PeerName, Station};
+use meridian_registry::testing::RealEtcd;
+use meridian_tests::client::Client;
+use meridian_tests::federation::FederationProcess;
+use meridian_tests::gateway::{GatewayProcess, etcd};
+use meridian_tests::load::Load;
+use meridian_tests::patience::until;
+use meridian_tests::proxy::{Direction, Proxy};
+use meridian_tests::tokens::Issuer;
+use meridian_tests::workload::Workload;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+use toml::Table;
+
+/// The regions, by position.
+pub(crate) const REGIONS: [&str; 3] = ["ap-south-1", "eu-west-1", "us-east-1"];
+pub(crate) const AP: usize = 0;
+pub(crate) const EU: usize = 1;
+pub(crate) const US: usize = 2;
+
+/// Seconds of every lease, heartbeats each third of it.
+pub(crate) const TTL: u64 = 3;
+/// Longest that three regions may take to know each other after their start.
+const MEETING: Duration = Duration::from_secs(30);
+
+/// One region. It ends before its registry.
+pub(crate) struct Region {
+    pub(crate) gateway: GatewayProcess,
+    pub(crate) node: FederationProcess,
+    pub(crate) etcd: RealEtcd,
+}
+
+impl Region {
+    /// Everything in it is gone at once; its data stay.
+    pub(crate) fn kill(&mut self) {
+        self.gateway.kill();
+        self.node.kill();
+        self.etcd.stop();
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        self.etcd.start_again();
+        self.node.start().await;
+        self.gateway.start().await;
+    }
+}
+
+/// All regions and what connects them. Inside a region nothing is ever cut.
+pub(crate) struct World {
+    pub(crate) regions: Vec<Region>,
+    /// By who dials and who is dialled.
+    links: BTreeMap<(usize, usize), Proxy>,
+    issuer: Issuer,
+    _certificates: TempDir,
+}
+
+/// The zones of a region; each holds one instance of a service, of the same name.
+fn zones(region: usize) -> [String; 2] {
+    ["a", "b"].map(|zone| format!("{}{zone}", REGIONS[region]))
+}
+
+fn tls(directory: &Path, name: &str) -> Table {
+    let path = |name: String| directory.join(name).display().to_string().into();
+    Table::from_iter([
+        ("certificate".to_owned(), path(format!("{name}.pem"))),
+        ("key".to_owned(), path(format!("{name}.key"))),
+        ("ca".to_owned(), path("ca.pem".to_owned())),
+    ])
+}
+
+/// One authority, and a certificate for each node and gateway.
+fn certificates() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: String, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let lifetime = Lifetime::starting(SystemTime::now(), Duration::from_secs(24 * 3600));
+    let authority = Authority::new("tests", lifetime).unwrap();
+    write("ca.pem".to_owned(), authority.certificate());
+    for region in REGIONS {
+        for (station, word) in [(Station::Node, "node"), (Station::Gateway, "gateway")] {
+            let name = PeerName {
+                domain: "tests.meridian".into(),
+                region: region.parse().unwrap(),
+                station,
+                id: format!("{word}-1").into(),
+            };
+            let issued = authority.issue(&name, KeyKind::default(), lifetime).unwrap();
+            write(format!("{region}-{word}.pem"), &issued.certificate);
+            write(format!("{region}-{word}.key"), &issued.key);
+        }
+    }
+    directory
+}
+
+impl World {
+    /// Three regions that know each other.
+    pub(crate) async fn start() -> Self {
+        let (issuer, certificates) = (Issuer::init(), certificates());
+        let mut links = BTreeMap::new();
+        for pair in (0..REGIONS.len()).flat_map(|a| (0..REGIONS.len()).map(move |b| (a, b))) {
+            if pair.0 != pair.1 {
+                links.insert(pair, Proxy::listen().await);
+            }
+        }
+        let region = async |at: usize| {
+            let etcd_process = tokio::task::spawn_blocking(RealEtcd::start).await.unwrap();
+            let registry = etcd(&etcd_process.endpoints());
+            let peers: Vec<(String, Vec<String>)> = links
+                .iter()
+                .filter(|((from, _), _)| *from == at)
+                .map(|((_, to), link)| (REGIONS[*to].to_owned(), vec![format!("https://{}", link.address())]))
+                .collect();
+            let of = |word: &str| tls(certificates.path(), &format!("{}-{word}", REGIONS[at]));
+            let mut node =
+                FederationProcess::of(REGIONS[at], &zones(at), registry.clone(), &peers, of("node"));
+            node.start().await;
+            let gateway = GatewayProcess::of(REGIONS[at], &zones(at), &issuer, registry)
+                .with("federation", "nodes", vec![format!("https://{}", node.address())])
+                .with("federation", "tls", of("gateway"))
+                .started()
+                .await;
+            Region { gateway, node, etcd: etcd_process }
+        };
+        let (ap, eu, us) = tokio::join!(region(AP), region(EU), region(US));
+        let regions = vec![ap, eu, us];
+        for ((_, to), link) in &links {
+            link.lead_to(regions[*to].node.address());
+        }
+        let world = Self { regions, links, issuer, _certificates: certificates };
+        let took = world.settled("the regions meet", MEETING).await;
+        println!("the regions know each other {took:?} after the last has started");
+        world
+    }
+
+    pub(crate) fn address(&self, at: usize) -> SocketAddr {
+        self.regions[at].gateway.address()
+    }
+
+    /// A client of a region's gateway without a token.
+    pub(crate) fn client(&self, at: usize) -> Client {
+        self.regions[at].gateway.client()
+    }
+
+    pub(crate) fn owner(&self, at: usize, service: &str) -> Client {
+        self.client(at).bearing(&self.issuer.workload(service))
+    }
+
+    pub(crate) fn operator(&self, at: usize) -> Client {
+        self.client(at).bearing(&self.issuer.operator())
+    }
+
+    /// One instance in each zone of a region, called as the zone, that beats at the region's gateway.
+    pub(crate) async fn workloads(&self, at: usize, service: &str) -> Vec<Workload> {
+        let token = self.issuer.workload(service);
+        let mut workloads = Vec::new();
+        for zone in zones(at) {
+            workloads.push(Workload::start(&[self.address(at)], &token, service, &zone, &zone, TTL).await);
+        }
+        workloads
+    }
+
+    /// The same in every region.
+    pub(crate) async fn everywhere(&self, service: &str) -> Vec<Vec<Workload>> {
+        let mut all = Vec::new();
+        for at in 0..REGIONS.len() {
+            all.push(self.workloads(at, service).await);
+        }
+        all
+    }
+
+    /// Waits until every gateway knows of so many healthy instances in all regions.
+    pub(crate) async fn know_of(&self, instances: usize) {
+        until("all regions know of all instances", Duration::from_secs(10), async || {
+            for at in 0..REGIONS.len() {
+                let healthy: u64 = self.shown(at).await.values().filter_map(|r| r["healthy"].as_u64()).sum();
+                if usize::try_from(healthy).unwrap() != instances {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// What each gateway's lookups of a service come to, from now on.
+    pub(crate) fn load(&self, at: usize, service: &str) -> Load {
+        Load::start(&[self.address(at)], &format!("/v1/resolve/{service}"), PACE)
+    }
+
+    /// `GET /v1/regions` of a gateway, by name.
+    pub(crate) async fn shown(&self, at: usize) -> BTreeMap<String, Value> {
+        let answer = self.client(at).get("/v1/regions").await.expect(200);
+        let items = answer["items"].as_array().unwrap();
+        items.iter().map(|item| (item["region"].as_str().unwrap().to_owned(), item.clone())).collect()
+    }
+
+    /// How one region's gateway shows another region.
+    pub(crate) async fn standing(&self, at: usize, of: usize) -> Value {
+        self.client(at).get(&format!("/v1/regions/{}", REGIONS[of])).await.expect(200).json
+    }
+
+    /// Waits until every region shows every other as fresh, reachable and with all of its traffic.
+    pub(crate) async fn settled(&self, what: &str, within: Duration) -> Duration {
+        self.all_show(what, within, |shown| {
+            shown["freshness"] == "fresh" && shown["reachable"] == true && shown["ramp"] == 1_000
+        })
+        .await
+    }
+
+    /// Waits until every region shows every other so.
+    pub(crate) async fn all_show(
+        &self,
+        what: &str,
+        within: Duration,
+        so: impl Fn(&Value) -> bool,
+    ) -> Duration {
+        until(what, within, async || {
+            for at in 0..REGIONS.len() {
+                let shown = self.shown(at).await;
+                if shown.len() != REGIONS.len() || !shown.values().all(&so) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await
+    }
+
+    /// Which part of a region's lookups of a service is answered from `from`, by the plan in force.
+    pub(crate) async fn share(&self, at: usize, service: &str, from: usize) -> f64 {
+        let answer = self.client(at).resolve(service, "?n=all").await;
+        if answer.status != 200 {
+            return 0.0;
+        }
+        let endpoints = answer["endpoints"].as_array().unwrap().iter();
+        endpoints.filter(|e| e["region"] == REGIONS[from]).filter_map(|e| e["share"].as_f64()).sum()
+    }
+
+    /// Nothing goes between two regions.
+    pub(crate) fn cut(&self, a: usize, b: usize) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// Nothing goes from a region to another, on whosever connections.
+    pub(crate) fn cut_one_way(&self, from: usize, to: usize) {
+        self.links[&(from, to)].cut_one_way(Direction::There);
+        self.links[&(to, from)].cut_one_way(Direction::Back);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.links.values().for_each(Proxy::heal);
+    }
+
+    /// Bytes that went from a region to another.
+    pub(crate) fn carried(&self, from: usize, to: usize) -> u64 {
+        self.links[&(from, to)].carried(Direction::There) + self.links[&(to, from)].carried(Direction::Back)
+    }
+}
+
+/// The three services with their instances.
+pub(crate) struct Fleet {
+    pub(crate) orders: Vec<Vec<Workload>>,
+    _ledger: Vec<Workload>,
+    _catalog: Vec<Workload>,
+}
+
+impl Fleet {
+    /// Starts them and waits until all regions know.
+    pub(crate) async fn start(world: &World) -> Self {
+        let orders = world.everywhere(ORDERS).await;
+        let ledger = world.workloads(AP, LEDGER).await;
+        let catalog = world.workloads(EU, CATALOG).await;
+        world.know_of(orders.iter().map(Vec::len).sum::<usize>() + ledger.len() + catalog.len()).await;
+        Self { orders, _ledger: ledger, _catalog: catalog }
+    }
+}
+
+/// Lookups of services at gateways, by what they are.
+pub(crate) struct Loads(Vec<((usize, &'static str), Load)>);
+
+impl Loads {
+    pub(crate) fn start(world: &World, what: &[(usize, &'static str)]) -> Self {
+        Self(what.iter().map(|(at, service)| ((*at, *service), world.load(*at, service))).collect())
+    }
+
+    /// In every region, of the service that is everywhere and of those that are far away.
+    pub(crate) fn all(world: &World) -> Self {
+        let mut loads = Self::far(world);
+        loads.0.extend(Self::start(world, &[(AP, ORDERS), (AP, CATALOG)]).0);
+        loads
+    }
+
+    /// The same without the first region, which is about to die.
+    pub(crate) fn far(world: &World) -> Self {
+        Self::start(world, &[(EU, ORDERS), (US, ORDERS), (EU, LEDGER), (US, LEDGER), (US, CATALOG)])
+    }
+
+    pub(crate) fn of(&self, at: usize, service: &str) -> &Load {
+        &self.0.iter().find(|(what, _)| *what == (at, service)).unwrap().1
+    }
+
+    /// Ends them; none of their lookups may have failed.
+    pub(crate) fn check(self) {
+        let mut lookups = 0;
+        for ((at, service), load) in self.0 {
+            let report = load.stop();
+            println!(
+                "{} of {service}: {} lookups, {} failed, the slowest took {:?}",
+                REGIONS[at], report.lookups, report.failed, report.slowest
+            );
+            report.check();
+            lookups += report.lookups;
+        }
+        println!("{lookups} lookups in all");
+    }
+}
+
+/// What the contract says of freshness as time goes by without news: at which age a region is called so.
+pub(crate) const SUSPECT_AT: Duration = Duration::from_secs(5);
+pub(crate) const STALE_AT: Duration = Duration::from_secs(30);
+
+/// How certain regions are shown to others, looked at again and again.
+pub(crate) async fn observe(
+    world: &World,
+    pairs: &[(usize, usize)],
+    span: Duration,
+    mut each: impl FnMut(usize, usize, &Value, Duration),
+) {
+    let start = std::time::Instant::now();
+    while start.elapsed() < span {
+        for (at, of) in pairs {
+            let shown = world.standing(*at, *of).await;
+            each(*at, *of, &shown, start.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// When each pair was first shown in each word, checked against what the contract says for a silence of `span`.
+pub(crate) async fn grow_old(world: &World, pairs: &[(usize, usize)], span: Duration) {
+    let mut seen: BTreeMap<(usize, usize, String), Duration> = BTreeMap::new();
+    observe(world, pairs, span, |at, of, shown, since| {
+        let word = shown["freshness"].as_str().unwrap().to_owned();
+        seen.entry((at, of, word)).or_insert(since);
+    })
+    .await;
+    for (at, of) in pairs {
+        let first = |word: &str| seen.get(&(*at, *of, word.to_owned())).copied();
+        let (suspect, stale) = (first("suspect"), first("stale"));
+        println!("{} shows {}: suspect after {suspect:?}, stale after {stale:?}", REGIONS[*at], REGIONS[*of]);
+        let within = |when: Option<Duration>, bound: Duration| when.is_some_and(|when| when <= bound + SLACK);
+        assert!(within(suspect, SUSPECT_AT), "{} is not suspect in time: {seen:?}", REGIONS[*of]);
+        if span > STALE_AT {
+            assert!(within(stale, STALE_AT), "{} is not stale in time: {seen:?}", REGIONS[*of]);
+        } else {
+            assert_eq!(stale, None, "{} is called stale too early: {seen:?}", REGIONS[*of]);
+        }
+    }
+}
