@@ -27,6 +27,9 @@ use tokio::sync::watch;
 const GATHER: Duration = Duration::from_millis(20);
 /// A registry that began a new life is given at most this long to hear of the instances that the old one knew.
 const LONGEST_RETURN: Duration = Duration::from_secs(120);
+/// A registry of which others know a later state, that nobody here remembers, is given this long: who beats every 10 s,
+/// as leases of the default length ask, has registered again, and others do not yet call the region stale.
+const BLIND_RETURN: Duration = Duration::from_secs(20);
 
 /// The registry began a new life: what it does not know yet has not left, its owners have still to register again.
 /// Until then the old life's state is what other regions go on with, growing old.
@@ -50,6 +53,8 @@ pub struct Summaries {
     /// Everything is to be told anew.
     whole: bool,
     returning: Option<Returning>,
+    /// Nothing is told before: what the registry lost is known to other regions only.
+    blind_until: Option<Monotonic>,
 }
 
 fn empty(region: &RegionName) -> Catalog {
@@ -72,7 +77,13 @@ impl Summaries {
             moved: false,
             whole: false,
             returning: None,
+            blind_until: None,
         }
+    }
+
+    /// Other regions have seen the registry further than it is. What it lost has not left, and nobody here can name it.
+    pub fn outdated(&mut self, now: Monotonic) {
+        self.blind_until = Some(now.plus(BLIND_RETURN));
     }
 
     /// Takes an event of the registry into account.
@@ -180,7 +191,10 @@ impl Summaries {
         if self.returning.as_ref().is_some_and(|r| !r.missing.is_empty() && now < r.until) {
             return None;
         }
-        self.returning = None;
+        if self.blind_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        (self.returning, self.blind_until) = (None, None);
         let incarnation = self.incarnation?;
         if !std::mem::take(&mut self.moved) {
             return None;
@@ -267,6 +281,7 @@ pub async fn run(
                 let past = *raises.borrow_and_update();
                 if let Some(incarnation) = past {
                     tracing::warn!(%incarnation, "other regions have seen this registry further than it is: it begins a new life");
+                    summaries.outdated(clock::monotonic_now());
                     // A watch claims the registry and raises its life past what is known, if it has not got there.
                     let known = Known { incarnation, revision: Revision(u64::MAX) };
                     events = registry.watch(Some(known));
@@ -358,6 +373,21 @@ mod tests {
         }
         let own = home.poll(at(50)).unwrap();
         assert_eq!((own.incarnation.counter, own.index, count(&own)), (2, 3, 2));
+    }
+
+    /// Nobody here saw the old life, so that nothing is missing here; other regions would take it for gone all the same.
+    #[test]
+    fn what_only_others_remember_is_given_time_to_return() {
+        let mut home = summaries();
+        home.handle(reset(1, 1, Vec::new()), at(0));
+        home.poll(at(0)).unwrap();
+        home.outdated(at(10));
+        home.handle(reset(2, 1, Vec::new()), at(20));
+        let put = Observed::Put(stored("a", "healthy", 2));
+        home.handle(Event::Changed { revision: Revision(2), changes: vec![put] }, at(9_000));
+        assert_eq!(home.poll(at(20_009)), None);
+        let own = home.poll(at(20_010)).unwrap();
+        assert_eq!((own.incarnation.counter, count(&own)), (2, 2), "the region and the service that is back");
     }
 
     #[test]
