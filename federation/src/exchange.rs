@@ -442,6 +442,8 @@ impl Exchange {
             if let Some(link) = self.links.get_mut(&id) {
                 if ping {
                     link.next_ping = now.plus(limits::BEAT_EVERY);
+                    let dropped = link.drop_stalled(now);
+                    self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(dropped);
                 }
                 if digest {
                     link.next_digest = now.plus(limits::DIGEST_EVERY + jitter);

@@ -6,3 +6,5 @@
 
 pub mod exchange;
 mod planted;
+#[cfg(test)]
+mod simulation;
