@@ -75,6 +75,11 @@ impl Link {
         self.pings.drain(..=at).next_back().map(|(_, asked)| asked)
     }
 
+    /// How many origins but this one have parts of an update under way.
+    pub(super) fn sending(&self, but: &RegionName) -> usize {
+        self.feeds.iter().filter(|(origin, feed)| feed.is_sending() && *origin != but).count()
+    }
+
     /// Gives up updates whose next part does not come; says how many.
     pub(super) fn drop_stalled(&mut self, now: Monotonic) -> u64 {
         let before = self.gathers.len();
