@@ -16,6 +16,8 @@ mod credential;
 mod dial;
 mod driver;
 pub mod figures;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod link;
 pub mod material;
