@@ -118,7 +118,7 @@ pub enum StartError {
     Id(PeerName),
 }
 
-/// How all origins stand and who is linked, as it was at one moment; renewed every second and when a standing changes.
+/// How all origins stand and who is linked, as it was at one moment; renewed every second and when a standing or link changes.
 #[derive(Clone, Debug, Default)]
 pub struct Overview {
     /// When. An origin's age is what stands here and the time since.

@@ -211,8 +211,10 @@ impl Process {
         self.changed.get(&region(origin))?.state.get(&service_key(n)).cloned()
     }
 
+    /// Links that are up.
     pub(crate) fn links(&self) -> usize {
-        self.handle.overview().links.len()
+        let peers = self.handle.figures().peers();
+        peers.iter().map(|(_, figures)| figures.connected.get() as usize).sum()
     }
 
     /// Links that came up since the start, to one region.
