@@ -44,6 +44,9 @@ use subscribe::Source;
 use verified::Verified;
 use violation::Violation;
 
+/// No time at all.
+const NEVER: Monotonic = Monotonic(u64::MAX);
+
 /// A link, numbered by the driver; a number is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
@@ -214,6 +217,8 @@ pub struct Exchange {
     verified: Verified,
     /// The standings that the driver knows: of what is held, and of regions that links lead to.
     told: BTreeMap<RegionName, Standing>,
+    /// When one of them turns if nothing comes; perhaps later than that.
+    turn: Monotonic,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -239,6 +244,7 @@ impl Exchange {
             sources: BTreeMap::new(),
             verified: Verified::default(),
             told: BTreeMap::new(),
+            turn: NEVER,
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -375,9 +381,7 @@ impl Exchange {
     #[must_use]
     pub fn next_timeout(&self) -> Monotonic {
         let subscribed = self.links.values().filter(|link| link.peer.role == PeerRole::Node);
-        let links = subscribed.map(|link| link.next_ping.min(link.next_digest));
-        let turns = self.told.keys().filter_map(|origin| self.turns(self.now, origin));
-        links.chain(turns).min().unwrap_or(Monotonic(u64::MAX))
+        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(self.turn, Monotonic::min)
     }
 
     /// The next thing to do.
@@ -442,6 +446,8 @@ impl Exchange {
             if let Some(link) = self.links.get_mut(&id) {
                 if ping {
                     link.next_ping = now.plus(limits::BEAT_EVERY);
+                    let dropped = link.drop_stalled(now);
+                    self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(dropped);
                 }
                 if digest {
                     link.next_digest = now.plus(limits::DIGEST_EVERY + jitter);

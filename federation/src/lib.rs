@@ -7,3 +7,5 @@
 pub mod exchange;
 mod planted;
 pub mod service;
+#[cfg(test)]
+mod simulation;
