@@ -162,13 +162,18 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let count = dice.weighted(&[(55, 3), (25, 4), (12, 5), (5, 6), (3, 7)]);
+        let count = dice.weighted(&[(62, 3), (22, 4), (9, 5), (4, 6), (3, 7)]);
         let mut processes = Vec::new();
         let regions: Vec<(RegionName, Registry)> = (0..count)
             .map(|region| {
                 let name: RegionName = format!("region-{region}").parse().unwrap();
-                let (nodes, leaves) =
-                    (dice.weighted(&[(50, 1), (35, 2), (15, 3)]), dice.weighted(&[(80, 1), (20, 2)]));
+                // Everyone talks to everyone: large worlds have fewer nodes in each region.
+                let nodes = dice.weighted(if count > 4 {
+                    &[(75, 1), (20, 2), (5, 3)]
+                } else {
+                    &[(50, 1), (37, 2), (13, 3)]
+                });
+                let leaves = dice.weighted(&[(80, 1), (20, 2)]);
                 for n in 0..nodes + leaves {
                     let role = if n < nodes { PeerRole::Node } else { PeerRole::Leaf };
                     let kind = if n < nodes { "node" } else { "leaf" };

@@ -236,15 +236,18 @@ impl Process {
 pub(crate) struct Cable {
     pub(crate) address: SocketAddr,
     whole: watch::Sender<bool>,
-    pub(crate) connections: Arc<AtomicU64>,
+    /// Connections that were made through it.
+    pub(crate) made: Arc<AtomicU64>,
+    /// Of these, those that ended.
+    pub(crate) ended: Arc<AtomicU64>,
 }
 
 impl Cable {
     pub(crate) async fn to(far: SocketAddr) -> Self {
         let Bound { listener, address } = bind().await;
         let (whole, cut) = watch::channel(true);
-        let connections = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&connections);
+        let [made, ended] = [(), ()].map(|()| Arc::new(AtomicU64::new(0)));
+        let (begins, ends) = (Arc::clone(&made), Arc::clone(&ended));
         tokio::spawn(async move {
             let mut running = JoinSet::new();
             while let Ok((mut near, _)) = listener.accept().await {
@@ -252,17 +255,19 @@ impl Cable {
                 if !*cut.borrow_and_update() {
                     continue;
                 }
-                count.fetch_add(1, Ordering::Relaxed);
+                begins.fetch_add(1, Ordering::Relaxed);
+                let ends = Arc::clone(&ends);
                 running.spawn(async move {
                     let Ok(mut far) = TcpStream::connect(far).await else { return };
                     tokio::select! {
                         _ = copy_bidirectional(&mut near, &mut far) => {}
                         _ = cut.wait_for(|whole| !whole) => {}
                     }
+                    ends.fetch_add(1, Ordering::Relaxed);
                 });
             }
         });
-        Self { address, whole, connections }
+        Self { address, whole, made, ended }
     }
 
     pub(crate) fn cut(&self) {
