@@ -6,6 +6,7 @@
 mod bugs;
 mod dice;
 mod faults;
+pub(crate) mod keys;
 mod oracle;
 mod process;
 mod registry;
