@@ -16,6 +16,8 @@ mod link;
 pub mod message;
 mod own;
 mod publish;
+#[cfg(test)]
+mod scenarios;
 pub mod state;
 mod subscribe;
 mod verified;
@@ -190,6 +192,8 @@ pub struct Counters {
     pub signatures_checked: u64,
     /// Heads that their origin did not sign, or with a certificate that is not trusted.
     pub refused_heads: u64,
+    /// States of the own region that were not published, since they pass a limit or the key could not sign.
+    pub unpublished: u64,
     /// Links that were closed for a violation.
     pub violations: u64,
     /// How often the registry's incarnation was asked to be raised.
@@ -468,6 +472,7 @@ impl Exchange {
         let Some(own) = &mut self.own else { return };
         match own.settle(now, &self.region, &self.node, &self.limits) {
             Step::Nothing => {}
+            Step::Refused => self.counters.unpublished = self.counters.unpublished.saturating_add(1),
             Step::Published => {
                 let region = self.region.clone();
                 self.publish(&region);

@@ -1,11 +1,14 @@
 //! Regions, their nodes and gateways in virtual time, under faults that a seed draws: what the exchange promises is
 //! checked at every step, and after healing all hold the same.
 //!
-//! `MERIDIAN_SEEDS=N` runs N seeds, `MERIDIAN_SEED=n` only that one, and `MERIDIAN_TRACE=1` with it prints what happens.
+//! `MERIDIAN_SEEDS=N` runs N seeds, `MERIDIAN_SEED=n` only that one, both N from n on; `MERIDIAN_TRACE=1` prints what
+//! happens.
 
 mod bugs;
 mod dice;
 mod faults;
+pub(crate) mod keys;
+mod network;
 mod oracle;
 mod process;
 mod registry;
@@ -36,8 +39,8 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn what_the_exchange_promises_holds() {
-    let only = number("MERIDIAN_SEED");
-    let (first, count) = only.map_or((0, number("MERIDIAN_SEEDS").unwrap_or(1_000)), |seed| (seed, 1));
+    let (seed, seeds) = (number("MERIDIAN_SEED"), number("MERIDIAN_SEEDS"));
+    let (first, count) = (seed.unwrap_or(0), seeds.unwrap_or(if seed.is_some() { 1 } else { 1_000 }));
     let next = AtomicU64::new(first);
     let begin = Instant::now();
     let failures = std::thread::scope(|scope| {

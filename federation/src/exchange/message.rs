@@ -6,6 +6,9 @@ use super::violation::Violation;
 use bytes::Bytes;
 use meridian_model::names::{RegionName, ServiceKey};
 
+/// The longest key: two names, and their lengths.
+const KEY_BYTES: usize = 16 + 2 * 63;
+
 /// What a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
@@ -218,7 +221,7 @@ impl Update {
         )?;
         at_most(
             self.size(),
-            limits.part_bytes.saturating_add(limits.record_bytes),
+            limits.part_bytes.saturating_add(limits.record_bytes).saturating_add(KEY_BYTES),
             Violation::MessageTooLarge,
         )
     }

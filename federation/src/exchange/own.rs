@@ -39,6 +39,8 @@ struct Registry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Nothing,
+    /// The records pass a limit, or the key cannot sign: the last good state stays.
+    Refused,
     /// There is a new head.
     Published,
     Raise(Incarnation),
@@ -78,8 +80,10 @@ impl OwnRegion {
     pub(super) fn handle_known(&mut self, now: Monotonic, head: SignedHead) {
         let newer = self.known.as_ref().is_none_or(|(known, _)| {
             let (known, new) = (known.head.version, head.head.version);
-            // At one place, another root than ours is what matters.
-            new.place() > known.place() || (new.place() == known.place() && Some(new) != self.version())
+            // At one place, another root than ours is what matters. What is known already is not heard of anew, or no
+            // answer of the registry would ever be later than that.
+            let other = new.place() == known.place() && new != known && Some(new) != self.version();
+            new.place() > known.place() || other
         });
         if planted!(OwnTakenFromPeers)
             && let Some(registry) = &mut self.registry
@@ -162,10 +166,10 @@ impl OwnRegion {
         let Some(records) =
             u32::try_from(registry.state.len()).ok().filter(|_| fits(&registry.state, limits))
         else {
-            return Step::Nothing;
+            return Step::Refused;
         };
         let head = Head { origin: region.clone(), node: node.clone(), version, records };
-        let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Nothing };
+        let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Refused };
         let head = SignedHead { head, credential: self.signer.credential(), signature };
         let state = Arc::clone(&registry.state);
         match &mut self.published {

@@ -1,8 +1,9 @@
 //! One process: a node or a gateway with its clock, its disk, and what the oracle remembers of it.
 
+use super::keys::{Authority, Key};
 use super::registry::Records;
 use super::world::Event;
-use crate::exchange::head::{CannotSign, NodeId, Place, Signatory, Signer, Untrusted, Verifier};
+use crate::exchange::head::Place;
 use crate::exchange::limits::Limits;
 use crate::exchange::message::RecordKey;
 use crate::exchange::{Exchange, Image, Peer, PeerRole, Role, Settings};
@@ -10,7 +11,6 @@ use bytes::Bytes;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,41 +120,5 @@ impl Process {
         if let Some(exchange) = &self.exchange {
             self.disk = Some((exchange.export(self.clock(now)).encode(), now));
         }
-    }
-}
-
-/// A stand-in for a node's key: a keyed hash that only the simulation can make.
-pub(super) struct Key {
-    pub(super) region: RegionName,
-    pub(super) node: NodeId,
-}
-
-fn keyed(region: &str, node: &str, message: &[u8]) -> [u8; 8] {
-    let mut hasher = DefaultHasher::new();
-    ("a secret of the simulation", region, node, message).hash(&mut hasher);
-    hasher.finish().to_be_bytes()
-}
-
-impl Signer for Key {
-    fn credential(&self) -> Bytes {
-        format!("{}/{}", self.region, self.node).into()
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Bytes, CannotSign> {
-        Ok(Bytes::copy_from_slice(&keyed(self.region.as_str(), self.node.as_str(), message)))
-    }
-}
-
-struct Authority;
-
-impl Verifier for Authority {
-    fn verify(&self, credential: &[u8], message: &[u8], signature: &[u8]) -> Result<Signatory, Untrusted> {
-        let bad = || Untrusted("a forgery".into());
-        let (region, node) =
-            std::str::from_utf8(credential).ok().and_then(|c| c.split_once('/')).ok_or_else(bad)?;
-        if keyed(region, node, message) != signature {
-            return Err(bad());
-        }
-        Ok(Signatory { region: region.parse().map_err(|_| bad())?, node: node.parse().map_err(|_| bad())? })
     }
 }

@@ -1,7 +1,8 @@
 //! What an enemy sends: forgeries, replays, what is too large, and garbage. It has the key of its own region's node, but
 //! does not lie about ages and does not sign two states for one place: against that there is no proof.
 
-use super::process::{Key, LIMITS};
+use super::keys::Key;
+use super::process::LIMITS;
 use super::world::World;
 use crate::exchange::State;
 use crate::exchange::head::{Head, NodeId, Root, SignedHead, Signer, Version};
