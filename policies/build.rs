@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use wit_component::{ComponentEncoder, DecodedWasm};
 
-const POLICIES: [&str; 3] = ["zone-fallback", "canary", "weighted"];
+const POLICIES: [&str; 4] = ["zone-fallback", "canary", "spillover", "weighted"];
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// What the outer build sets for itself (flags of the host's target, clippy's or a cache's wrapper, another target

@@ -16,6 +16,8 @@ mod link;
 pub mod message;
 mod own;
 mod publish;
+#[cfg(test)]
+mod scenarios;
 pub mod state;
 mod subscribe;
 mod verified;
@@ -43,6 +45,9 @@ use std::time::Duration;
 use subscribe::Source;
 use verified::Verified;
 use violation::Violation;
+
+/// No time at all.
+const NEVER: Monotonic = Monotonic(u64::MAX);
 
 /// A link, numbered by the driver; a number is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -187,6 +192,8 @@ pub struct Counters {
     pub signatures_checked: u64,
     /// Heads that their origin did not sign, or with a certificate that is not trusted.
     pub refused_heads: u64,
+    /// States of the own region that were not published, since they pass a limit or the key could not sign.
+    pub unpublished: u64,
     /// Links that were closed for a violation.
     pub violations: u64,
     /// How often the registry's incarnation was asked to be raised.
@@ -214,6 +221,8 @@ pub struct Exchange {
     verified: Verified,
     /// The standings that the driver knows: of what is held, and of regions that links lead to.
     told: BTreeMap<RegionName, Standing>,
+    /// When one of them turns if nothing comes; perhaps later than that.
+    turn: Monotonic,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -239,6 +248,7 @@ impl Exchange {
             sources: BTreeMap::new(),
             verified: Verified::default(),
             told: BTreeMap::new(),
+            turn: NEVER,
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -375,9 +385,7 @@ impl Exchange {
     #[must_use]
     pub fn next_timeout(&self) -> Monotonic {
         let subscribed = self.links.values().filter(|link| link.peer.role == PeerRole::Node);
-        let links = subscribed.map(|link| link.next_ping.min(link.next_digest));
-        let turns = self.told.keys().filter_map(|origin| self.turns(self.now, origin));
-        links.chain(turns).min().unwrap_or(Monotonic(u64::MAX))
+        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(self.turn, Monotonic::min)
     }
 
     /// The next thing to do.
@@ -442,6 +450,8 @@ impl Exchange {
             if let Some(link) = self.links.get_mut(&id) {
                 if ping {
                     link.next_ping = now.plus(limits::BEAT_EVERY);
+                    let dropped = link.drop_stalled(now);
+                    self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(dropped);
                 }
                 if digest {
                     link.next_digest = now.plus(limits::DIGEST_EVERY + jitter);
@@ -462,6 +472,7 @@ impl Exchange {
         let Some(own) = &mut self.own else { return };
         match own.settle(now, &self.region, &self.node, &self.limits) {
             Step::Nothing => {}
+            Step::Refused => self.counters.unpublished = self.counters.unpublished.saturating_add(1),
             Step::Published => {
                 let region = self.region.clone();
                 self.publish(&region);

@@ -8,3 +8,5 @@ pub mod exchange;
 mod planted;
 pub mod record;
 pub mod service;
+#[cfg(test)]
+mod simulation;

@@ -72,6 +72,12 @@ pub(crate) mod bugs {
         ImageFresh,
         /// A source that is gone is not replaced.
         SourceKept,
+        /// A beat counts although its ping was answered before or never sent.
+        NonceUnchecked,
+        /// The registry is raised before it proved that it lacks what was heard of.
+        RaiseUnproven,
+        /// Parts are sent without waiting for those before.
+        WindowIgnored,
     }
 
     thread_local! {

@@ -83,6 +83,8 @@ pub struct Currency {
     /// Set while what is served came from disk and was never confirmed: when it was saved, in Unix milliseconds.
     from_disk_saved_at: AtomicU64,
     others: ArcSwap<Vec<Arc<OtherRegion>>>,
+    /// Endpoints of other regions that were given out.
+    elsewhere: AtomicU64,
 }
 
 impl Currency {
@@ -135,6 +137,15 @@ impl Currency {
     /// Other regions that were heard of, in the order of their names.
     pub fn others(&self) -> arc_swap::Guard<Arc<Vec<Arc<OtherRegion>>>> {
         self.others.load()
+    }
+
+    /// How many endpoints of other regions were given out.
+    pub fn given_elsewhere(&self) -> u64 {
+        self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_elsewhere(&self) {
+        self.elsewhere.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn set_others(&self, others: Vec<Arc<OtherRegion>>) {
@@ -219,6 +230,7 @@ impl Default for Directory {
                 incarnation: ArcSwap::from_pointee("0-00000000".to_owned()),
                 from_disk_saved_at: AtomicU64::new(0),
                 others: ArcSwap::default(),
+                elsewhere: AtomicU64::new(0),
             },
         }
     }

@@ -63,6 +63,11 @@ pub fn directory(directory: Arc<Directory>) -> Source {
                 "Time since the registry last proved this gateway current",
                 age,
             ),
+            Figure::counter(
+                "meridian_endpoints_given_elsewhere_total",
+                "Endpoints of other regions in answers",
+                currency.given_elsewhere(),
+            ),
             flag("meridian_registry_connected", "1 while the registry answers", currency.is_connected()),
             flag(
                 "meridian_serving_from_disk",

@@ -3,7 +3,7 @@
 
 use crate::names::ZoneName;
 use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
-use crate::remote::Remote;
+use crate::remote::{Freshness, Remote};
 use crate::snapshot::Snapshot;
 use crate::status::Status;
 use smol_str::SmolStr;
@@ -45,23 +45,33 @@ pub fn fallback(snapshot: &Snapshot, zone: Option<&ZoneName>) -> ReadyPlans {
         tiers.extend(ReadyTier::new(0, SmolStr::new_static(reason), kept.chain(spilled)));
     }
     tiers.extend(ReadyTier::new(1, SmolStr::new_static("region"), far.into_iter()));
-    tiers.extend(ReadyTier::new(2, SmolStr::new_static("zones under evacuation"), evacuated.into_iter()));
-    tiers.extend(other_regions(snapshot));
+    let (sound, doubtful): (Vec<_>, Vec<_>) = by_rank(snapshot).into_iter().partition(|(_, r)| {
+        !r.standing.draining && r.standing.reachable && r.standing.freshness != Freshness::Stale
+    });
+    let mut numbers = 2..;
+    let mut next = || numbers.next().unwrap_or(u32::MAX);
+    tiers.extend(sound.into_iter().filter_map(|(at, remote)| other_region(snapshot, next(), at, remote)));
+    // What is evacuated yields to other regions, but not to one that may not answer.
+    let reason = SmolStr::new_static("zones under evacuation");
+    tiers.extend(ReadyTier::new(next(), reason, evacuated.into_iter()));
+    tiers.extend(doubtful.into_iter().filter_map(|(at, remote)| other_region(snapshot, next(), at, remote)));
     let plan = if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) };
     ReadyPlans { plans: Box::new([plan]), shares: Box::new([WHOLE_SHARE]) }
 }
 
-/// A tier for each other region, the best first: they serve when nothing is left in this one.
-fn other_regions(snapshot: &Snapshot) -> Vec<ReadyTier> {
+/// Other regions with their positions among the remotes, the best first.
+fn by_rank(snapshot: &Snapshot) -> Vec<(usize, &Remote)> {
     let mut order: Vec<(usize, &Remote)> = snapshot.remotes.iter().enumerate().collect();
     order.sort_by_key(|(_, remote)| remote.standing.rank());
-    let tier = |(number, (at, remote)): (u32, (usize, &Remote))| {
-        let first = snapshot.first_position(at)?;
-        let takers =
-            remote.takers(None).filter_map(|(at, weight)| Some((u32::try_from(first + at).ok()?, weight)));
-        ReadyTier::new(number, remote.region.as_str().into(), takers)
-    };
-    (3..).zip(order).filter_map(tier).collect()
+    order
+}
+
+/// The tier of another region, which serves when nothing is left before it.
+fn other_region(snapshot: &Snapshot, number: u32, at: usize, remote: &Remote) -> Option<ReadyTier> {
+    let first = snapshot.first_position(at)?;
+    let takers =
+        remote.takers(None).filter_map(|(at, weight)| Some((u32::try_from(first + at).ok()?, weight)));
+    ReadyTier::new(number, remote.region.as_str().into(), takers)
 }
 
 /// The share of the zone's traffic that stays in it, in parts of [`SCALE`].

@@ -22,12 +22,13 @@ macro_rules! standard {
 }
 
 /// All of them; the first is the default binding.
-pub const STANDARD: [Standard; 3] = [
+pub const STANDARD: [Standard; 4] = [
     standard!(
         "zone-fallback",
         "The caller's zone, its region, then other regions, spilling gradually as health falls"
     ),
     standard!("canary", "A part of the lookups to a canary, by percent or by caller, sticky by key"),
+    standard!("spillover", "As zone-fallback; other regions share the rest by headroom and round trip"),
     standard!("weighted", "Lookups split over versions, groups and tags by weight; blue-green"),
 ];
 

@@ -22,6 +22,8 @@ pub struct Settings {
     pub overprovisioning_factor: Overprovisioning,
     /// When other regions are used.
     pub region_fallback: RegionFallback,
+    /// How other regions share what is left for them.
+    pub region_share: RegionShare,
 }
 
 /// An overprovisioning factor, 1 to 100.
@@ -60,6 +62,20 @@ pub enum RegionFallback {
     WhenEmpty,
     /// Never.
     Never,
+}
+
+/// How other regions share what the own one cannot carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum RegionShare {
+    /// The best one first, the next one only with what that cannot carry.
+    #[default]
+    InOrder,
+    /// By what each can still take, less for the distant ones.
+    ByHeadroom {
+        /// At this round trip, a region gets half of what it would get next door.
+        round_trip_half_ms: u32,
+    },
 }
 
 /// A part of a service, described by what belongs to it.
@@ -114,6 +130,8 @@ pub struct Levels<'a> {
     service: &'a Service,
     local: Vec<Level>,
     remote: Vec<Level>,
+    /// How strongly each of `remote` draws what is left; empty where they take it in order.
+    pulls: Vec<Load>,
     /// Only when everything above is empty: evacuated zones and regions, and those not heard of.
     last: Vec<Level>,
 }
@@ -131,6 +149,7 @@ impl<'a> Levels<'a> {
             service,
             local: vec![nearest, builder.local(rest, &|one| !own(one) && !draining(one))],
             remote: Vec::new(),
+            pulls: Vec::new(),
             last: Vec::new(),
         };
         let evacuated = builder.local("zones being drained", &|one| draining(one));
@@ -147,8 +166,10 @@ impl<'a> Levels<'a> {
         let (known, doubtful): (Vec<_>, Vec<_>) = others
             .into_iter()
             .partition(|remote| remote.is_reachable() && remote.freshness() != Freshness::Stale);
+        let pulls = pulls(&known, settings.region_share);
         let known = known.into_iter().map(|remote| builder.remote(remote, ""));
         if settings.region_fallback == RegionFallback::Gradual {
+            levels.pulls = pulls;
             levels.remote.extend(known);
         } else {
             levels.last.extend(known);
@@ -165,6 +186,7 @@ impl<'a> Levels<'a> {
     pub fn then(mut self, next: Levels<'a>) -> Self {
         self.local.extend(next.local);
         self.remote.extend(next.remote);
+        self.pulls.extend(next.pulls);
         self.last.extend(next.last);
         self
     }
@@ -222,6 +244,10 @@ impl<'a> Levels<'a> {
             *load = *load * ramp / 1_000;
         }
         left = ALL - loads.iter().sum::<Load>();
+        if self.pulls.len() == self.remote.len() && !self.pulls.is_empty() {
+            loads.extend(self.drawn(left));
+            return loads;
+        }
         for level in &self.remote {
             let load = level.capacity.min(left);
             left -= load;
@@ -229,6 +255,44 @@ impl<'a> Levels<'a> {
         }
         loads
     }
+
+    /// What each remote level gets of `left`, in proportion to its pull and at most what it can carry.
+    fn drawn(&self, mut left: Load) -> Vec<Load> {
+        let mut loads: Vec<Load> = self.remote.iter().map(|_| 0).collect();
+        // Each round fills at least one level or uses up what is left.
+        for _ in &self.remote {
+            let open = |at: usize, loads: &[Load]| loads[at] < self.remote[at].capacity;
+            let total: Load = (0..loads.len()).filter(|at| open(*at, &loads)).map(|at| self.pulls[at]).sum();
+            if left == 0 || total == 0 {
+                break;
+            }
+            let share = left;
+            for at in 0..loads.len() {
+                if open(at, &loads) {
+                    let more = (share * self.pulls[at] / total).min(self.remote[at].capacity - loads[at]);
+                    loads[at] += more;
+                    left -= more;
+                }
+            }
+        }
+        loads
+    }
+}
+
+/// How strongly regions draw what is left: by headroom if all of them tell it, else by the weight of what is healthy.
+fn pulls(remotes: &[Remote<'_>], share: RegionShare) -> Vec<Load> {
+    let RegionShare::ByHeadroom { round_trip_half_ms } = share else { return Vec::new() };
+    let told = remotes.iter().all(|remote| remote.headroom().is_some());
+    let half = Load::from(round_trip_half_ms.max(1));
+    let pull = |remote: &Remote<'_>| {
+        let room = match remote.headroom() {
+            Some(headroom) if told => headroom,
+            _ => remote.subsets().fold(0u64, |sum, subset| sum.saturating_add(subset.weight())),
+        };
+        // Below 2^64 parts a thousand times: no product here overflows.
+        Load::from(room.min(1 << 40)) * 1_000 * half / (half + Load::from(remote.round_trip_ms()))
+    };
+    remotes.iter().map(pull).collect()
 }
 
 impl fmt::Debug for Levels<'_> {

@@ -65,7 +65,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     fresh: bool,
     /// What to log to standard error, such as warn, info or meridian_gateway=debug
-    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    // Regions start one after the other, so the first ones dial nodes that do not listen yet.
+    #[arg(long, value_name = "FILTER", default_value = "warn,meridian_federation::service::dial=error")]
     log: String,
 }
 

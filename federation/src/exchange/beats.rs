@@ -5,17 +5,17 @@ use super::head::Place;
 use super::holding::Holding;
 use super::link::Shown;
 use super::message::{Beat, Claim, Message, Path, Ping};
+use super::publish::Shelf;
 use super::violation::Violation;
-use super::{Exchange, LinkId, Output, PeerRole, Standing, limits};
+use super::{Exchange, LinkId, NEVER, Output, PeerRole, Standing, limits};
 use crate::planted::planted;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
-use std::collections::BTreeMap;
 
 impl Exchange {
     pub(super) fn ping(&mut self, now: Monotonic, id: LinkId) {
         let nonce = self.spread.next();
-        let own = self.own.as_ref().and_then(|own| own.version());
+        let own = self.own.as_ref().and_then(|own| own.published()).map(Holding::version);
         let Some(link) = self.links.get_mut(&id) else { return };
         link.pinged(now, nonce);
         let yours = self.held.get(&link.peer.region).map(Holding::version);
@@ -26,13 +26,15 @@ impl Exchange {
         let Some(own) = &self.own else { return Err(Violation::NotAllowed("a leaf publishes nothing")) };
         let Some(link) = self.links.get(&id) else { return Ok(()) };
         // Whoever knows a later state of this region is not told that its own is the newest.
-        let doubted = ping.yours.zip(own.version()).is_some_and(|(yours, own)| {
-            yours.place() > own.place() || (yours.place() == own.place() && yours != own)
+        let said = own.published().map(Holding::version);
+        let doubted = ping.yours.zip(said).is_some_and(|(yours, said)| {
+            yours.place() > said.place() || (yours.place() == said.place() && yours != said)
         });
         let own_region = Some(&self.region).filter(|_| !doubted || planted!(PublishedWhileBehind));
+        let shelf = Shelf { region: &self.region, own: Some(own), held: &self.held };
         let leaf = link.peer.role == PeerRole::Leaf;
         let claims = own_region.into_iter().chain(self.held.keys()).filter_map(|origin| {
-            let version = self.publishable(origin, &link.peer)?.version();
+            let version = shelf.of(origin, &link.peer)?.version();
             let proof = if *origin == self.region { own.proof() } else { self.proofs.get(origin).copied() };
             let mut age_ms = proof.map(|proof| proof.age_ms(now));
             if planted!(RelayAgeDropped) && *origin != self.region {
@@ -60,7 +62,8 @@ impl Exchange {
         if link.peer.role == PeerRole::Leaf {
             return Err(Violation::NotAllowed("a leaf publishes nothing"));
         }
-        let Some(asked) = link.answer(beat.nonce) else {
+        let asked = link.answer(beat.nonce).or(planted!(NonceUnchecked).then_some(now));
+        let Some(asked) = asked else {
             self.counters.outdated = self.counters.outdated.saturating_add(1);
             return Ok(());
         };
@@ -117,14 +120,9 @@ impl Exchange {
         Standing::of(now, self.proofs.get(origin).copied(), self.path_to(origin))
     }
 
-    /// When an origin's standing turns if nothing comes.
-    pub(super) fn turns(&self, now: Monotonic, origin: &RegionName) -> Option<Monotonic> {
-        Standing::turns(now, self.proofs.get(origin).copied(), self.path_to(origin))
-    }
-
     /// Direct links, for a node; what the nodes of the own region say of theirs, for a leaf.
     fn path_to(&self, origin: &RegionName) -> PathSeen {
-        let seen: PathSeen = match &self.own {
+        match &self.own {
             Some(_) => self
                 .links
                 .values()
@@ -140,8 +138,7 @@ impl Exchange {
                     None => best,
                 },
             ),
-        };
-        seen
+        }
     }
 
     /// Tells the driver if an origin stands otherwise than it was told.
@@ -150,7 +147,9 @@ impl Exchange {
         if *origin == self.region || (!known && !self.told.contains_key(origin)) {
             return;
         }
-        let standing = self.stand(now, origin);
+        let (proof, path) = (self.proofs.get(origin).copied(), self.path_to(origin));
+        let standing = Standing::of(now, proof, path);
+        self.turn = Standing::turns(now, proof, path).unwrap_or(NEVER).min(self.turn);
         if self.told.get(origin).is_none_or(|told| standing.differs(told)) {
             self.told.insert(origin.clone(), standing);
             self.outputs.push_back(Output::Standing { origin: origin.clone(), standing });
@@ -162,7 +161,8 @@ impl Exchange {
 
     /// Tells the driver of every origin that stands otherwise than it was told.
     pub(super) fn judge_all(&mut self, now: Monotonic) {
-        let told: BTreeMap<RegionName, Standing> = self.told.clone();
-        told.keys().for_each(|origin| self.judge(now, origin));
+        self.turn = NEVER;
+        let told: Vec<RegionName> = self.told.keys().cloned().collect();
+        told.iter().for_each(|origin| self.judge(now, origin));
     }
 }

@@ -75,6 +75,18 @@ impl Link {
         self.pings.drain(..=at).next_back().map(|(_, asked)| asked)
     }
 
+    /// How many origins but this one have parts of an update under way.
+    pub(super) fn sending(&self, but: &RegionName) -> usize {
+        self.feeds.iter().filter(|(origin, feed)| feed.is_sending() && *origin != but).count()
+    }
+
+    /// Gives up updates whose next part does not come; says how many.
+    pub(super) fn drop_stalled(&mut self, now: Monotonic) -> u64 {
+        let before = self.gathers.len();
+        self.gathers.retain(|_, gather| now.since(gather.at) < limits::TRANSFER_PATIENCE);
+        u64::try_from(before.saturating_sub(self.gathers.len())).unwrap_or(u64::MAX)
+    }
+
     /// How this link is as a direct one.
     pub(super) fn path(&self) -> PathSeen {
         let forever = planted!(SilentStillReachable).then_some(Monotonic(u64::MAX));

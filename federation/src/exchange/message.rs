@@ -6,6 +6,9 @@ use super::violation::Violation;
 use bytes::Bytes;
 use meridian_model::names::{RegionName, ServiceKey};
 
+/// The longest key: two names, and their lengths.
+const KEY_BYTES: usize = 16 + 2 * 63;
+
 /// What a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
@@ -137,11 +140,11 @@ pub struct Ack {
 pub struct Ping {
     /// Comes back in the beat.
     pub nonce: u64,
-    /// The state of the sender's own region, as its registry has it. If the other end holds a later one, it shows its
-    /// head in an [`Message::Offer`].
+    /// What the sender publishes of its own region. If the other end holds a later state, it shows its head in an
+    /// [`Message::Offer`].
     pub own: Option<Version>,
-    /// What the sender holds of the other end's region. If that is later than what that end knows, it does not vouch for
-    /// its own state.
+    /// What the sender holds of the other end's region. If that is later than what that end publishes, it does not vouch
+    /// for its own state.
     pub yours: Option<Version>,
 }
 
@@ -218,7 +221,7 @@ impl Update {
         )?;
         at_most(
             self.size(),
-            limits.part_bytes.saturating_add(limits.record_bytes),
+            limits.part_bytes.saturating_add(limits.record_bytes).saturating_add(KEY_BYTES),
             Violation::MessageTooLarge,
         )
     }

@@ -39,6 +39,8 @@ struct Registry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Nothing,
+    /// The records pass a limit, or the key cannot sign: the last good state stays.
+    Refused,
     /// There is a new head.
     Published,
     Raise(Incarnation),
@@ -78,8 +80,10 @@ impl OwnRegion {
     pub(super) fn handle_known(&mut self, now: Monotonic, head: SignedHead) {
         let newer = self.known.as_ref().is_none_or(|(known, _)| {
             let (known, new) = (known.head.version, head.head.version);
-            // At one place, another root than ours is what matters.
-            new.place() > known.place() || (new.place() == known.place() && Some(new) != self.version())
+            // At one place, another root than ours is what matters. What is known already is not heard of anew, or no
+            // answer of the registry would ever be later than that.
+            let other = new.place() == known.place() && new != known && Some(new) != self.version();
+            new.place() > known.place() || other
         });
         if planted!(OwnTakenFromPeers)
             && let Some(registry) = &mut self.registry
@@ -139,23 +143,33 @@ impl OwnRegion {
         if self.is_behind() && !planted!(PublishedWhileBehind) {
             let Some((known, heard)) = &self.known else { return Step::Nothing };
             // Only an answer to a question asked later shows that the registry does not have what was heard of.
-            if registry.proven.is_none_or(|at| at <= *heard) || now < self.raise_after {
+            let proven = registry.proven.is_some_and(|at| at > *heard) || planted!(RaiseUnproven);
+            if !proven || now < self.raise_after {
                 return Step::Nothing;
             }
             self.raise_after = now.plus(limits::RAISE_EVERY);
             return Step::Raise(known.head.version.incarnation.max(own.incarnation));
         }
-        let current = self.published.as_ref().map(Holding::version);
-        if current.is_some_and(|v| v.root == own.root && v.incarnation == own.incarnation) {
-            return Step::Nothing;
+        let said = self.published.as_ref().map(Holding::version);
+        let known = self.known.as_ref().map(|(known, _)| known.head.version);
+        let mut version = own;
+        if let Some(said) = said.filter(|said| said.root == own.root && said.incarnation == own.incarnation) {
+            match known {
+                // Another node gave the same records a later place: this one does too, and no later one still.
+                Some(known) if known.place() > said.place() && known.root == own.root => version = known,
+                // A registry that went back and on has passed what peers hold: they must hear of it.
+                Some(known) if known.place() > said.place() => {}
+                // Nothing changed, and nobody has a later head.
+                _ => return Step::Nothing,
+            }
         }
         let Some(records) =
             u32::try_from(registry.state.len()).ok().filter(|_| fits(&registry.state, limits))
         else {
-            return Step::Nothing;
+            return Step::Refused;
         };
-        let head = Head { origin: region.clone(), node: node.clone(), version: own, records };
-        let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Nothing };
+        let head = Head { origin: region.clone(), node: node.clone(), version, records };
+        let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Refused };
         let head = SignedHead { head, credential: self.signer.credential(), signature };
         let state = Arc::clone(&registry.state);
         match &mut self.published {

@@ -3,22 +3,33 @@
 use super::head::Place;
 use super::holding::Holding;
 use super::message::{Ack, Have, Message, Want};
+use super::own::OwnRegion;
 use super::violation::Violation;
 use super::{Exchange, LinkId, Output, Peer, PeerRole, limits};
 use meridian_model::names::RegionName;
+use std::collections::BTreeMap;
 
-impl Exchange {
-    /// What may be told of `origin` to `peer`. Nobody is told of its own region: it knows from its registry. Leaves are
-    /// told by nodes of their own region only, which the link's beginning has made sure of.
-    pub(super) fn publishable(&self, origin: &RegionName, peer: &Peer) -> Option<&Holding> {
-        let own = self.own.as_ref()?;
+/// What may be told of an origin to a peer.
+pub(super) struct Shelf<'a> {
+    pub(super) region: &'a RegionName,
+    pub(super) own: Option<&'a OwnRegion>,
+    pub(super) held: &'a BTreeMap<RegionName, Holding>,
+}
+
+impl<'a> Shelf<'a> {
+    /// Nobody is told of its own region: it knows from its registry. Leaves are told by nodes of their own region only,
+    /// which the link's beginning has made sure of.
+    pub(super) fn of(&self, origin: &RegionName, peer: &Peer) -> Option<&'a Holding> {
+        let own = self.own?;
         match origin {
             origin if *origin == peer.region => None,
-            origin if *origin == self.region => own.published(),
+            origin if origin == self.region => own.published(),
             origin => self.held.get(origin),
         }
     }
+}
 
+impl Exchange {
     pub(super) fn on_have(&mut self, id: LinkId, have: Have) -> Result<(), Violation> {
         if self.own.is_none() {
             return Err(Violation::NotAllowed("a leaf publishes nothing"));
@@ -38,60 +49,45 @@ impl Exchange {
     }
 
     pub(super) fn on_want(&mut self, id: LinkId, want: &Want) -> Result<(), Violation> {
-        let Some(link) = self.links.get(&id) else { return Ok(()) };
-        if self.publishable(&want.origin, &link.peer).is_none() {
-            return Ok(());
-        }
-        let busy = self.sending(id, &want.origin) >= self.limits.transfers;
-        let Some(mut link) = self.links.remove(&id) else { return Ok(()) };
+        let shelf = Shelf { region: &self.region, own: self.own.as_ref(), held: &self.held };
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let Some(holding) = shelf.of(&want.origin, &link.peer) else { return Ok(()) };
         // A subscriber that asks for more at once than it may will ask again.
-        if !busy && let Some(holding) = self.publishable(&want.origin, &link.peer) {
+        if link.sending(&want.origin) < self.limits.transfers
+            && let Some(feed) = link.feeds.get_mut(&want.origin)
+        {
             link.transfers = link.transfers.saturating_add(1);
-            let feed = link.feeds.get_mut(&want.origin);
-            if let Some(feed) = feed {
-                feed.handle_want(holding, &want.digests, link.transfers);
-            }
+            feed.handle_want(holding, &want.digests, link.transfers);
         }
-        self.links.insert(id, link);
         self.pump(id, &want.origin);
         Ok(())
     }
 
     pub(super) fn on_ack(&mut self, id: LinkId, ack: &Ack) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if let Some(feed) = link.feeds.get_mut(&ack.origin) {
-            feed.handle_ack(ack);
-        }
+        let Some(feed) = link.feeds.get_mut(&ack.origin) else { return };
+        let was_sending = feed.is_sending();
+        feed.handle_ack(ack);
         self.pump(id, &ack.origin);
         // What waited for an update of several parts to end.
-        let feeds = self.links.get(&id).into_iter().flat_map(|link| link.feeds.keys());
-        let others: Vec<RegionName> = feeds.filter(|origin| **origin != ack.origin).cloned().collect();
-        others.iter().for_each(|origin| self.pump(id, origin));
-    }
-
-    /// How many other origins have parts under way by a link.
-    fn sending(&self, id: LinkId, but: &RegionName) -> usize {
-        let feeds = self.links.get(&id).into_iter().flat_map(|link| &link.feeds);
-        feeds.filter(|(origin, feed)| *origin != but && feed.is_sending()).count()
+        let Some(link) = self.links.get(&id).filter(|_| was_sending) else { return };
+        if link.feeds.get(&ack.origin).is_none_or(|feed| !feed.is_sending()) {
+            let others: Vec<RegionName> = link.feeds.keys().filter(|o| **o != ack.origin).cloned().collect();
+            others.iter().for_each(|origin| self.pump(id, origin));
+        }
     }
 
     /// Sends what a subscriber lacks of an origin, as far as its window goes.
     fn pump(&mut self, id: LinkId, origin: &RegionName) {
-        if self.sending(id, origin) >= self.limits.transfers {
+        let shelf = Shelf { region: &self.region, own: self.own.as_ref(), held: &self.held };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.sending(origin) >= self.limits.transfers {
             return;
         }
-        // Out of its place, so that what is sent can be read while the link is written.
-        let Some(mut link) = self.links.remove(&id) else { return };
-        let mut messages = Vec::new();
-        if let Some(holding) = self.publishable(origin, &link.peer)
-            && let Some(feed) = link.feeds.get_mut(origin)
-        {
-            while let Some(message) = feed.poll(origin, holding, &mut link.transfers, &self.limits) {
-                messages.push(message);
-            }
-        }
-        self.links.insert(id, link);
-        for message in messages {
+        let (Some(holding), Some(feed)) = (shelf.of(origin, &link.peer), link.feeds.get_mut(origin)) else {
+            return;
+        };
+        while let Some(message) = feed.poll(origin, holding, &mut link.transfers, &self.limits) {
             if matches!(message, Message::Update(_)) {
                 self.counters.parts_sent = self.counters.parts_sent.saturating_add(1);
             }

@@ -9,7 +9,7 @@ use super::message::{Record, RecordKey};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Buckets of a state: one for each first byte of a key's hash. With 5,000 services, a bucket has some 20.
 pub const BUCKETS: usize = 256;
@@ -23,7 +23,6 @@ struct Stored {
 #[derive(Debug, Default)]
 struct Bucket {
     records: BTreeMap<RecordKey, Stored>,
-    /// All zeros when empty.
     digest: [u8; 32],
     /// Keys and bytes.
     size: usize,
@@ -31,9 +30,6 @@ struct Bucket {
 
 impl Bucket {
     fn of(records: BTreeMap<RecordKey, Stored>) -> Self {
-        if records.is_empty() {
-            return Self::default();
-        }
         let mut hasher = Sha256::new();
         let mut size = 0usize;
         for (key, stored) in &records {
@@ -45,11 +41,11 @@ impl Bucket {
     }
 }
 
-/// All records of an origin; immutable. A clone costs 256 pointers.
+/// All records of an origin; immutable. A clone costs at most 256 pointers.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// [`BUCKETS`] of them.
-    buckets: Vec<Arc<Bucket>>,
+    /// Those that are not empty.
+    buckets: BTreeMap<u8, Arc<Bucket>>,
     root: Root,
     len: usize,
     size: usize,
@@ -57,25 +53,21 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        static EMPTY: OnceLock<Arc<Bucket>> = OnceLock::new();
-        let empty = EMPTY.get_or_init(Arc::default);
-        Self::of(vec![Arc::clone(empty); BUCKETS])
+        Self::of(BTreeMap::new())
     }
 }
 
 impl State {
-    fn of(buckets: Vec<Arc<Bucket>>) -> Self {
+    fn of(buckets: BTreeMap<u8, Arc<Bucket>>) -> Self {
         let mut hasher = Sha256::new();
-        for (number, bucket) in (0u8..=255).zip(&buckets) {
-            if !bucket.records.is_empty() {
-                hasher.update([number]);
-                hasher.update(bucket.digest);
-            }
+        for (number, bucket) in &buckets {
+            hasher.update([*number]);
+            hasher.update(bucket.digest);
         }
         Self {
             root: Root(hasher.finalize().into()),
-            len: buckets.iter().map(|b| b.records.len()).sum(),
-            size: buckets.iter().map(|b| b.size).fold(0, usize::saturating_add),
+            len: buckets.values().map(|b| b.records.len()).sum(),
+            size: buckets.values().map(|b| b.size).fold(0, usize::saturating_add),
             buckets,
         }
     }
@@ -83,13 +75,13 @@ impl State {
     /// One record.
     #[must_use]
     pub fn get(&self, key: &RecordKey) -> Option<&Bytes> {
-        let bucket = self.buckets.get(usize::from(bucket_of(key)))?;
+        let bucket = self.buckets.get(&bucket_of(key))?;
         bucket.records.get(key).map(|stored| &stored.bytes)
     }
 
     /// All records, in no useful order.
     pub fn iter(&self) -> impl Iterator<Item = (&RecordKey, &Bytes)> {
-        self.buckets.iter().flat_map(|b| b.records.iter().map(|(key, stored)| (key, &stored.bytes)))
+        self.buckets.values().flat_map(|b| b.records.iter().map(|(key, stored)| (key, &stored.bytes)))
     }
 
     /// How many records there are.
@@ -118,28 +110,40 @@ impl State {
 
     /// What a publisher needs to find the buckets that differ; none if there are no records.
     pub(super) fn digests(&self) -> Vec<[u8; 16]> {
-        if self.is_empty() { Vec::new() } else { self.buckets.iter().map(|b| half(&b.digest)).collect() }
+        if self.is_empty() {
+            Vec::new()
+        } else {
+            (0..=255).map(|number| half(&self.digest(number))).collect()
+        }
     }
 
     /// The buckets that are not as `digests` say; without digests all of them, since then nothing is known.
     pub(super) fn differing(&self, digests: &[[u8; 16]]) -> Vec<u8> {
-        let all = (0u8..=255).zip(&self.buckets);
-        let differs = |number: u8, bucket: &Bucket| {
-            digests.get(usize::from(number)).is_none_or(|theirs| *theirs != half(&bucket.digest))
-        };
-        all.filter(|(number, bucket)| differs(*number, bucket)).map(|(number, _)| number).collect()
+        let theirs = |number: u8| digests.get(usize::from(number)).copied();
+        (0..=255).filter(|number| theirs(*number) != Some(half(&self.digest(*number)))).collect()
+    }
+
+    /// All zeros where there is no record.
+    fn digest(&self, bucket: u8) -> [u8; 32] {
+        self.buckets.get(&bucket).map(|bucket| bucket.digest).unwrap_or_default()
     }
 
     /// The records of one bucket.
     pub(super) fn bucket(&self, number: u8) -> impl Iterator<Item = (&RecordKey, &Bytes)> {
-        let bucket = self.buckets.get(usize::from(number));
+        let bucket = self.buckets.get(&number);
         bucket.into_iter().flat_map(|b| b.records.iter().map(|(key, stored)| (key, &stored.bytes)))
     }
 
     /// The keys whose records are not the same in both states.
     pub(super) fn diff(&self, other: &Self) -> Vec<RecordKey> {
         let mut keys = Vec::new();
-        for (ours, theirs) in self.buckets.iter().zip(&other.buckets) {
+        let (nothing, mut both) =
+            (Bucket::default(), self.buckets.keys().chain(other.buckets.keys()).collect::<Vec<_>>());
+        both.sort_unstable();
+        both.dedup();
+        for number in both {
+            let [ours, theirs] =
+                [self, other].map(|s| s.buckets.get(number).map_or(&nothing, |bucket| &**bucket));
             if ours.digest == theirs.digest {
                 continue;
             }
@@ -159,7 +163,7 @@ impl State {
     }
 
     /// The state with these records.
-    pub(super) fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
+    pub(crate) fn from_records(records: impl IntoIterator<Item = Record>) -> Self {
         let empty = Self::default();
         let mut edit = empty.edit();
         records.into_iter().for_each(|record| edit.put(record.key, record.bytes));
@@ -190,7 +194,7 @@ impl Edit<'_> {
     fn bucket(&mut self, number: u8) -> &mut BTreeMap<RecordKey, Stored> {
         let base = self.base;
         self.touched.entry(number).or_insert_with(|| {
-            base.buckets.get(usize::from(number)).map(|bucket| bucket.records.clone()).unwrap_or_default()
+            base.buckets.get(&number).map(|bucket| bucket.records.clone()).unwrap_or_default()
         })
     }
 
@@ -200,8 +204,10 @@ impl Edit<'_> {
         }
         let mut buckets = self.base.buckets.clone();
         for (number, records) in self.touched {
-            if let Some(bucket) = buckets.get_mut(usize::from(number)) {
-                *bucket = Arc::new(Bucket::of(records));
+            if records.is_empty() {
+                buckets.remove(&number);
+            } else {
+                buckets.insert(number, Arc::new(Bucket::of(records)));
             }
         }
         State::of(buckets)

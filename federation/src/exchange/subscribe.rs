@@ -234,7 +234,8 @@ impl Exchange {
         Have { origins: origins.collect() }
     }
 
-    /// A link came up: it becomes the source of what has none, and of its own region if that came by a relay.
+    /// A link came up: it becomes the source of what has none, and of its own region if that came by a relay. The digest
+    /// that follows says so.
     pub(super) fn adopt(&mut self, now: Monotonic, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         let region = link.peer.region.clone();
@@ -247,8 +248,6 @@ impl Exchange {
             let old = self.sources.insert(region.clone(), Source { link: id, since: now });
             self.unfollow(old, id, &region);
         }
-        let have = self.digest(now, id);
-        self.outputs.push_back(Output::Send(id, Message::Have(have)));
     }
 
     fn is_followed_directly(&self, origin: &RegionName) -> bool {
@@ -317,6 +316,9 @@ impl Exchange {
         if shown.refused || (planted!(MissingNotAsked) && held.is_some()) || self.is_coming(now, origin) {
             return;
         }
+        if planted!(SourceKept) && source.is_some_and(|source| !self.links.contains_key(&source.link)) {
+            return;
+        }
         let late = before.is_some_and(|before| held.is_none_or(|held| before > held.place()));
         let patient = source.is_none_or(|source| now.since(source.since) >= limits::BEAT_EVERY);
         if source.is_none() || (late && patient) {
@@ -324,18 +326,9 @@ impl Exchange {
         }
     }
 
-    /// Whether an update of several parts is coming by any link. Those that stopped are given up.
-    fn is_coming(&mut self, now: Monotonic, origin: &RegionName) -> bool {
-        let mut coming = false;
-        for link in self.links.values_mut() {
-            let Some(gather) = link.gathers.get(origin) else { continue };
-            if now.since(gather.at) < limits::TRANSFER_PATIENCE {
-                coming = true;
-            } else {
-                link.gathers.remove(origin);
-                self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
-            }
-        }
-        coming
+    /// Whether an update of several parts is coming by any link.
+    fn is_coming(&self, now: Monotonic, origin: &RegionName) -> bool {
+        let mut gathers = self.links.values().filter_map(|link| link.gathers.get(origin));
+        gathers.any(|gather| now.since(gather.at) < limits::TRANSFER_PATIENCE)
     }
 }

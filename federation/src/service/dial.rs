@@ -5,13 +5,12 @@ use super::driver::Input;
 use super::figures::{Figures, PeerFigures, Traffic};
 use super::limits;
 use super::link::{self, Ending, Refusal, Side};
-use super::material::Followed;
+use super::material::{Followed, Material};
 use super::name::PeerName;
 use super::tls::{self, Expected};
 use super::wire::WIRE_BYTES;
 use super::wire::proto::federation_client::FederationClient;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures::StreamExt;
 use hyper_util::rt::TokioIo;
 use meridian_model::names::RegionName;
 use rustls_pki_types::{ServerName, UnixTime};
@@ -26,8 +25,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 /// Where a node listens: `https://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -187,74 +187,74 @@ impl Dialler {
     }
 
     async fn connect(&self, figures: &Arc<PeerFigures>) -> Result<Connection, String> {
-        let expected = Expected::NodeOf(self.region.clone());
-        let material = Arc::clone(&self.followed.current());
-        let config = tls::client(&material, expected.clone()).map_err(|e| e.to_string())?;
         let tcp =
             TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(|e| e.to_string())?;
-        // A beat waits for nothing.
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let address = tcp.peer_addr().map_err(|e| e.to_string())?;
-        let traffic = Arc::new(Traffic::default());
-        traffic.belong(Arc::clone(figures));
-        // Not looked at: peers are known by their SPIFFE ID.
-        let host = ServerName::IpAddress(address.ip().into());
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(host, Counted::new(tcp, traffic))
-            .await
-            .map_err(|e| e.to_string())?;
-        let chain: Vec<_> = tls
-            .get_ref()
-            .1
-            .peer_certificates()
-            .unwrap_or_default()
-            .iter()
-            .map(|c| c.clone().into_owned())
-            .collect();
-        let name = tls::admit(&material.trust, &material.name.domain, &expected, &chain, UnixTime::now())
-            .map_err(|e| e.to_string())?;
-        let peer = Peer {
-            name,
-            chain: chain.into(),
-            address,
-            cut: CancellationToken::new(),
-            opened: Arc::new(AtomicBool::new(true)),
-        };
-        Ok(Connection::new(TlsStream::Client(tls), peer, None))
+        let material = Arc::clone(&self.followed.current());
+        shake_hands(&material, Expected::NodeOf(self.region.clone()), tcp, figures).await
     }
+}
+
+/// Makes a connection of a TCP stream, if who answers is who is expected.
+pub(super) async fn shake_hands(
+    material: &Material,
+    expected: Expected,
+    tcp: TcpStream,
+    figures: &Arc<PeerFigures>,
+) -> Result<Connection, String> {
+    let config = tls::client(material, expected.clone()).map_err(|e| e.to_string())?;
+    // A beat waits for nothing.
+    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+    let address = tcp.peer_addr().map_err(|e| e.to_string())?;
+    let traffic = Arc::new(Traffic::default());
+    traffic.belong(Arc::clone(figures));
+    // Not looked at: peers are known by their SPIFFE ID.
+    let host = ServerName::IpAddress(address.ip().into());
+    let tls = TlsConnector::from(Arc::new(config)).connect(host, Counted::new(tcp, traffic));
+    let tls = tls.await.map_err(|e| e.to_string())?;
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    let name = tls::admit(&material.trust, &material.name.domain, &expected, &chain, UnixTime::now())
+        .map_err(|e| e.to_string())?;
+    let peer = Peer {
+        name,
+        chain: chain.into(),
+        address,
+        cut: CancellationToken::new(),
+        opened: Arc::new(AtomicBool::new(true)),
+    };
+    Ok(Connection::new(TlsStream::Client(tls), peer, None))
+}
+
+/// HTTP/2 over a connection, and over no other.
+pub(super) async fn channel(connection: Connection, window: u32) -> Result<Channel, String> {
+    // The channel asks once; were it to ask again, the link would be another one.
+    let connection = Arc::new(Mutex::new(Some(connection)));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let connection = connection.map(TokioIo::new);
+        std::future::ready(connection.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)))
+    });
+    // The connector brings TLS; the URI is only what HTTP/2 puts into `:authority`.
+    Endpoint::from_static("http://federation.meridian")
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .max_frame_size(limits::FRAME)
+        .http2_max_header_list_size(limits::HEADERS)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| e.to_string())
 }
 
 async fn open(
     connection: Connection,
     figures: &Arc<PeerFigures>,
 ) -> Result<(link::Outbox, tonic::Streaming<super::wire::proto::Message>), String> {
-    // The channel asks once; were it to ask again, the link would be another one.
-    let connection = Arc::new(Mutex::new(Some(connection)));
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner).take();
-        std::future::ready(
-            connection
-                .map(TokioIo::new)
-                .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)),
-        )
-    });
-    // The connector brings TLS; the URI is only what HTTP/2 puts into `:authority`.
-    let channel = Endpoint::from_static("http://federation.meridian")
-        .initial_stream_window_size(limits::WINDOW)
-        .initial_connection_window_size(limits::WINDOW)
-        .max_frame_size(limits::FRAME)
-        .http2_max_header_list_size(limits::HEADERS)
-        .connect_with_connector(connector)
-        .await
-        .map_err(|e| e.to_string())?;
-    let mut client = FederationClient::new(channel)
+    let mut client = FederationClient::new(channel(connection, limits::WINDOW).await?)
         .max_decoding_message_size(WIRE_BYTES)
         .max_encoding_message_size(WIRE_BYTES);
     let (outbox, messages) = link::outgoing(figures);
     // A request cannot end with a status: last words stay unsaid on this side, and the stream just ends.
-    let messages = messages
-        .take_while(|message| std::future::ready(message.is_ok()))
-        .filter_map(|m| std::future::ready(m.ok()));
+    let messages = messages.map_while(Result::ok);
     let response = client.exchange(messages).await.map_err(|e| e.message().to_owned())?;
     Ok((outbox, response.into_inner()))
 }

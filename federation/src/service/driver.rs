@@ -223,6 +223,7 @@ impl Driver {
             .by_id
             .insert(id, Link { name, chain, address, side, outbox, figures, progress, queued: 0 });
         self.exchange.handle_link_up(now, id, of);
+        self.publish();
     }
 
     /// Whether a link may come up. Of two processes that dial each other at the same time both keep the link that the
@@ -266,6 +267,7 @@ impl Driver {
         link.outbox.end(ending.status());
         let now = self.now();
         self.exchange.handle_link_down(now, id);
+        self.publish();
     }
 
     /// What no message tells: queues that stand still, certificates that ran out, ages that grow.

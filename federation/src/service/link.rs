@@ -12,7 +12,6 @@ use super::wire::{self, proto};
 use crate::exchange::LinkId;
 use crate::exchange::message::Message;
 use crate::exchange::violation::Violation;
-use futures::{Stream, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
@@ -252,15 +252,20 @@ fn unreadable(status: &Status) -> Ending {
     match status.code() {
         // tonic's, for what is over the bound and for what is no protobuf.
         Code::OutOfRange => Ending::Violation(Violation::MessageTooLarge),
-        Code::Internal => Ending::Unreadable(status.message().to_owned()),
+        Code::Internal => Ending::Unreadable(printable(status.message())),
         Code::InvalidArgument
         | Code::Unauthenticated
         | Code::Aborted
         | Code::ResourceExhausted
         | Code::AlreadyExists
-        | Code::FailedPrecondition => Ending::ByPeer(format!(": {}", status.message())),
-        _ => Ending::Broken(status.message().to_owned()),
+        | Code::FailedPrecondition => Ending::ByPeer(format!(": {}", printable(status.message()))),
+        _ => Ending::Broken(printable(status.message())),
     }
+}
+
+/// What a peer said, for the log.
+fn printable(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 /// How much of one link is read in a span of time.

@@ -16,6 +16,8 @@ mod credential;
 mod dial;
 mod driver;
 pub mod figures;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod link;
 pub mod material;
@@ -116,7 +118,7 @@ pub enum StartError {
     Id(PeerName),
 }
 
-/// How all origins stand and who is linked, as it was at one moment; renewed every second and when a standing changes.
+/// How all origins stand and who is linked, as it was at one moment; renewed every second and when a standing or link changes.
 #[derive(Clone, Debug, Default)]
 pub struct Overview {
     /// When. An origin's age is what stands here and the time since.

@@ -208,9 +208,9 @@ mod tests {
         let leaf = issue(&regional, lifetime());
         let whole = chain(&[&leaf.certificate, regional.certificate()]);
         assert_eq!(trust(&root).name_of(&whole, now()), Ok(name("eu/node/a")));
-        let unknown = Err(TrustError::Untrusted(webpki::Error::UnknownIssuer));
-        assert_eq!(trust(&root).name_of(&whole[..1], now()), unknown);
-        assert_eq!(trust(&authority()).name_of(&whole, now()), unknown);
+        let of = |trust: Trust, chain| trust.name_of(chain, now());
+        assert!(matches!(of(trust(&root), &whole[..1]), Err(TrustError::Untrusted(_))));
+        assert!(matches!(of(trust(&authority()), &whole), Err(TrustError::Untrusted(_))));
     }
 
     #[test]
@@ -222,12 +222,8 @@ mod tests {
             trust(&root).name_of(&old, now()),
             Err(TrustError::Untrusted(webpki::Error::CertExpired { .. }))
         ));
-        // The authority itself was made after this certificate ended: nobody can have believed it then.
-        assert!(trust(&root).name_of(&old, past).is_err());
-        let old_root =
-            Authority::new("old authority", Lifetime { from: ended().from, ..lifetime() }).unwrap();
-        let old = chain(&[&issue(&old_root, ended()).certificate]);
-        assert_eq!(trust(&old_root).name_of(&old, past), Ok(name("eu/node/a")));
+        assert_eq!(trust(&root).name_of(&old, past), Ok(name("eu/node/a")));
+        assert!(trust(&authority()).name_of(&old, past).is_err());
         let early = chain(&[&issue(&root, to_come()).certificate]);
         assert!(trust(&root).name_of(&early, now()).is_err());
         assert!(trust(&root).name_of(&early, past).is_err());

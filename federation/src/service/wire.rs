@@ -260,3 +260,214 @@ fn decode_claim(claim: proto::Claim) -> Result<Claim, Violation> {
         path: claim.path.map(|path| Path { reachable: path.reachable, round_trip_ms: path.round_trip_ms }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from)
+    }
+
+    fn a_name<N: FromStr + std::fmt::Debug>() -> impl Strategy<Value = N> {
+        "[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?".prop_filter_map("a name", |text| text.parse().ok())
+    }
+
+    fn version() -> impl Strategy<Value = Version> {
+        (any::<u64>(), any::<u32>(), any::<u64>(), any::<[u8; 32]>()).prop_map(
+            |(counter, random, index, root)| Version {
+                incarnation: Incarnation { counter, random },
+                index,
+                root: Root(root),
+            },
+        )
+    }
+
+    fn signed() -> impl Strategy<Value = SignedHead> {
+        (a_name(), a_name(), version(), any::<u32>(), bytes(40), bytes(40)).prop_map(
+            |(origin, node, version, records, credential, signature)| SignedHead {
+                head: Head { origin, node, version, records },
+                credential,
+                signature,
+            },
+        )
+    }
+
+    fn key() -> impl Strategy<Value = RecordKey> {
+        prop_oneof![
+            Just(RecordKey::Region),
+            (a_name(), a_name())
+                .prop_map(|(namespace, service)| RecordKey::Service(ServiceKey { namespace, service })),
+        ]
+    }
+
+    fn update() -> impl Strategy<Value = Update> {
+        let basis = prop_oneof![
+            any::<u64>().prop_map(Basis::Since),
+            prop::collection::vec(any::<u8>(), 0..9).prop_map(Basis::Buckets)
+        ];
+        let opening =
+            prop::option::of((signed(), basis).prop_map(|(head, basis)| Box::new(Opening { head, basis })));
+        let record = (key(), bytes(20)).prop_map(|(key, bytes)| Record { key, bytes });
+        let records = (prop::collection::vec(record, 0..5), prop::collection::vec(key(), 0..5));
+        (a_name(), any::<(u64, u32, bool)>(), opening, records).prop_map(
+            |(origin, (transfer, part, last), opening, (changed, removed))| Update {
+                origin,
+                transfer,
+                part,
+                opening,
+                last,
+                changed,
+                removed,
+            },
+        )
+    }
+
+    fn claim() -> impl Strategy<Value = Claim> {
+        let path = prop::option::of(
+            any::<(bool, Option<u32>)>()
+                .prop_map(|(reachable, round_trip_ms)| Path { reachable, round_trip_ms }),
+        );
+        (a_name(), version(), any::<Option<u64>>(), path).prop_map(|(origin, version, age_ms, path)| Claim {
+            origin,
+            version,
+            age_ms,
+            path,
+        })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let held = (a_name(), prop::option::of(version()), any::<bool>())
+            .prop_map(|(origin, version, follow)| Held { origin, version, follow });
+        let digests = prop::collection::vec(any::<[u8; DIGEST_BYTES]>(), 0..4);
+        prop_oneof![
+            prop::collection::vec(held, 0..4).prop_map(|origins| Message::Have(Have { origins })),
+            signed().prop_map(|head| Message::Offer(Box::new(head))),
+            (a_name(), digests).prop_map(|(origin, digests)| Message::Want(Want { origin, digests })),
+            update().prop_map(Message::Update),
+            (a_name(), any::<(u64, u32)>()).prop_map(|(origin, (transfer, part))| Message::Ack(Ack {
+                origin,
+                transfer,
+                part
+            })),
+            (any::<u64>(), prop::option::of(version()), prop::option::of(version()))
+                .prop_map(|(nonce, own, yours)| Message::Ping(Ping { nonce, own, yours })),
+            (any::<u64>(), prop::collection::vec(claim(), 0..4))
+                .prop_map(|(nonce, claims)| Message::Beat(Beat { nonce, claims })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_comes(message in message()) {
+            let wire = encode(message.clone()).encode_to_vec();
+            let read = decode(proto::Message::decode(&*wire).unwrap());
+            prop_assert_eq!(read, Ok(Some(message)));
+        }
+
+        #[test]
+        fn a_damaged_message_is_another_message_or_a_refusal(
+            message in message(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut wire = encode(message).encode_to_vec();
+            prop_assume!(!wire.is_empty());
+            for (at, byte) in damage {
+                let at = at.index(wire.len());
+                wire[at] ^= byte;
+            }
+            wire.truncate(cut.index(wire.len()) + 1);
+            if let Ok(read) = proto::Message::decode(&*wire) {
+                // No panic, and what is taken can be sent on.
+                if let Ok(Some(read)) = decode(read) {
+                    prop_assert_eq!(decode(encode(read.clone())), Ok(Some(read)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_message_fits_the_wire() {
+        // The most tags and lengths for the fewest bytes: records that are nothing but names.
+        let name = |n: usize| format!("{n:0>16}");
+        let record = |n: usize| Record {
+            key: RecordKey::Service(ServiceKey {
+                namespace: name(n).parse().unwrap(),
+                service: name(n).parse().unwrap(),
+            }),
+            bytes: Bytes::from_static(b"1"),
+        };
+        let mut update = Update {
+            origin: "eu".parse().unwrap(),
+            transfer: u64::MAX,
+            part: u32::MAX,
+            opening: None,
+            last: true,
+            changed: Vec::new(),
+            removed: Vec::new(),
+        };
+        let mut size = 0;
+        for n in 0.. {
+            let record = record(n);
+            size += 16 + 32 + record.bytes.len();
+            if size > limits::PART_BYTES {
+                break;
+            }
+            update.changed.push(record);
+        }
+        assert!(encode(Message::Update(update)).encoded_len() <= limits::PART_BYTES + 64);
+    }
+
+    #[test]
+    fn a_message_of_a_later_version_is_skipped() {
+        // Field 15, two bytes.
+        let later = proto::Message::decode(&[0x7a, 0x02, 0x01, 0x02][..]).unwrap();
+        assert_eq!(decode(later), Ok(None));
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        use proto::message::Body;
+        let of = |body| decode(proto::Message { body: Some(body) });
+        let version = || proto::Version { root: Bytes::from_static(&[0; 32]), ..proto::Version::default() };
+        let held = || proto::Held { origin: "eu".into(), version: Some(version()), follow: true };
+        for (what, body) in [
+            ("no head", Body::Offer(proto::SignedHead::default())),
+            (
+                "no version",
+                Body::Offer(proto::SignedHead {
+                    head: Some(proto::Head {
+                        origin: "eu".into(),
+                        node: "a".into(),
+                        ..proto::Head::default()
+                    }),
+                    ..proto::SignedHead::default()
+                }),
+            ),
+            (
+                "a short root",
+                Body::Ping(proto::Ping { own: Some(proto::Version::default()), ..proto::Ping::default() }),
+            ),
+            ("a name", Body::Ack(proto::Ack { origin: "EU".into(), ..proto::Ack::default() })),
+            (
+                "half a digest",
+                Body::Want(proto::Want { origin: "eu".into(), digests: Bytes::from_static(&[0; 17]) }),
+            ),
+            (
+                "no basis",
+                Body::Update(proto::Update {
+                    origin: "eu".into(),
+                    opening: Some(proto::Opening::default()),
+                    ..proto::Update::default()
+                }),
+            ),
+        ] {
+            assert!(matches!(of(body), Err(Violation::Malformed(_))), "{what}");
+        }
+        let many = Body::Have(proto::Have { origins: (0..65).map(|_| held()).collect() });
+        assert_eq!(of(many), Err(Violation::TooManyOrigins));
+    }
+}

@@ -220,8 +220,9 @@ async fn change(
     let (name, zone) = drained(region, name, query)?;
     let body: DrainBody = request::json_or_default(headers, body, DRAIN_BODY).await?;
     let reason = body.reason.unwrap_or_default();
-    if reason.len() > MAX_REASON {
-        return Err(Problem::field("reason", format_args!("must be at most {MAX_REASON} bytes")));
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        let detail = format_args!("must be at most {MAX_REASON} bytes without control characters");
+        return Err(Problem::field("reason", detail));
     }
     let key = Key::Drain(name.clone(), zone.clone());
     let target = match &zone {

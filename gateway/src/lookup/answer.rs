@@ -97,6 +97,7 @@ fn decision(out: &mut Vec<u8>, view: &View, tier: u32) {
 /// An address in another region: as an endpoint of this one, and how current the news of its region are.
 #[cold]
 fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, address: Address<'_>) {
+    currency.count_elsewhere();
     let (id, host, port) = match address {
         Address::Endpoint(e) => (e.id.clone(), &e.host, e.port),
         Address::Ingress(i) => (smol_str::format_smolstr!("ingress:{}:{}", i.host, i.port), &i.host, i.port),

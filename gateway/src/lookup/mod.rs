@@ -9,6 +9,7 @@ use crate::http::services::no_such_service;
 use crate::problem::Problem;
 use crate::region::Region;
 use http::StatusCode;
+use meridian_model::remote::Freshness;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::status::Status;
 use meridian_policies::Evaluation;
@@ -80,6 +81,21 @@ pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
             snapshot.region
         );
         return unavailable("too-stale", detail);
+    }
+    let silent: Vec<&str> = snapshot
+        .remotes
+        .iter()
+        .filter(|r| !r.standing.reachable || r.standing.freshness == Freshness::Stale)
+        .map(|r| r.region.as_str())
+        .collect();
+    if !silent.is_empty() && silent.len() == snapshot.remotes.len() {
+        let detail = format!(
+            "nothing of {name} in region {} may receive traffic; {} had nothing healthy when last heard of, and cannot be \
+             reached: GET /v1/regions says since when",
+            snapshot.region,
+            silent.join(", ")
+        );
+        return unavailable("region-unreachable", detail);
     }
     if snapshot.withheld.by_limits > 0 {
         let detail = format!(

@@ -175,6 +175,7 @@ fn the_native_fallback_goes_abroad_at_last_and_to_the_best_first() {
     let far = snapshot(0, 3, regions.clone(), 1.0);
     let ReadyPlan::Tiers(order) = &locality::fallback(&far, None).plans[0] else { panic!("empty") };
     assert_eq!(order.iter().map(|t| t.reason.as_str()).collect::<Vec<_>>(), ["west", "east"]);
+    assert_eq!(order.iter().map(|t| t.number).collect::<Vec<_>>(), [2, 3]);
     let near = snapshot(1, 2, regions, 1.0);
     let ReadyPlan::Tiers(order) = &locality::fallback(&near, None).plans[0] else { panic!("empty") };
     assert_eq!(*order[0].endpoints, [0]);

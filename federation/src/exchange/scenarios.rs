@@ -1,0 +1,400 @@
+//! What single promises cost and refuse, with a few exchanges that are wired by hand. The simulator has the rest.
+
+use super::head::{Head, Root, Version};
+use super::message::{Basis, Opening, Update};
+use super::*;
+use crate::simulation::keys::{Authority, Key};
+use meridian_model::names::ServiceKey;
+use proptest::prelude::*;
+
+const LIFE: Incarnation = Incarnation { counter: 3, random: 7 };
+
+fn region(name: &str) -> RegionName {
+    name.parse().unwrap()
+}
+
+fn peer(name: &str, role: PeerRole) -> Peer {
+    Peer { region: region(name), node: format!("{name}-1").parse().unwrap(), role }
+}
+
+fn key(n: usize) -> RecordKey {
+    RecordKey::Service(ServiceKey::new("prod".parse().unwrap(), format!("svc-{n}").parse().unwrap()))
+}
+
+fn record(n: usize, fill: u8, size: usize) -> Record {
+    Record { key: key(n), bytes: vec![fill; size].into() }
+}
+
+fn exchange(name: &str, role: PeerRole) -> Exchange {
+    let Peer { region, node, .. } = peer(name, role);
+    let role = match role {
+        PeerRole::Node => Role::Node(Box::new(Key { region: region.clone(), node: node.clone() })),
+        PeerRole::Leaf => Role::Leaf,
+    };
+    Exchange::new(Settings {
+        region,
+        node,
+        role,
+        verifier: Arc::new(Authority),
+        entropy: 1,
+        limits: Limits::default(),
+    })
+}
+
+fn own(index: u64, now: u64, change: OwnChange) -> Own {
+    Own { incarnation: LIFE, index, proven: Some(Monotonic(now)), change }
+}
+
+/// Exchanges on a line: each has a link to the next, which carries what is sent at once and in order.
+struct Line {
+    members: Vec<Exchange>,
+    now: u64,
+    sent: Vec<Message>,
+    closed: Vec<Violation>,
+}
+
+impl Line {
+    fn new(members: &[(&str, PeerRole)]) -> Self {
+        let exchanges = members.iter().map(|(name, role)| exchange(name, *role)).collect();
+        let mut line = Self { members: exchanges, now: 1_000, sent: Vec::new(), closed: Vec::new() };
+        for n in 1..members.len() {
+            let now = Monotonic(line.now);
+            for (at, other) in [(n - 1, n), (n, n - 1)] {
+                let (name, role) = members[other];
+                line.members[at].handle_link_up(now, LinkId(n as u64), peer(name, role));
+            }
+        }
+        line.settle();
+        line
+    }
+
+    /// Carries messages until nothing is left to say.
+    fn settle(&mut self) {
+        let mut quiet = false;
+        while !quiet {
+            quiet = true;
+            for at in 0..self.members.len() {
+                while let Some(output) = self.members[at].poll_output() {
+                    quiet = false;
+                    match output {
+                        Output::Send(link, message) => {
+                            let to = if link.0 as usize == at { at - 1 } else { at + 1 };
+                            self.sent.push(message.clone());
+                            self.members[to].handle_message(Monotonic(self.now), link, message);
+                        }
+                        Output::Close(_, violation) => self.closed.push(violation),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now += 100;
+            let now = Monotonic(self.now);
+            self.members.iter_mut().for_each(|member| member.handle_timeout(now));
+            self.settle();
+        }
+    }
+
+    fn own(&mut self, at: usize, index: u64, change: OwnChange) {
+        let now = self.now;
+        self.members[at].handle_own(Monotonic(now), own(index, now, change));
+        self.settle();
+    }
+
+    fn parts(&self) -> Vec<&Update> {
+        let updates =
+            self.sent.iter().filter_map(|m| if let Message::Update(u) = m { Some(u) } else { None });
+        updates.collect()
+    }
+}
+
+use PeerRole::{Leaf, Node};
+
+/// What a third region holds came through a relay, is what the origin signed, and is as old as both say.
+#[test]
+fn a_relay_forwards_what_the_origin_signed() {
+    let mut line = Line::new(&[("a", Node), ("b", Node), ("c", Node), ("c", Leaf)]);
+    line.own(0, 5, OwnChange::All((0..50).map(|n| record(n, 1, 300)).collect()));
+    line.own(1, 5, OwnChange::All(vec![record(1, 1, 300)]));
+    line.pass(4_500);
+    let signed = line.members[0].published().unwrap().head.clone();
+    for member in &line.members[1..] {
+        let view = member.origin(&region("a")).unwrap();
+        assert_eq!((view.head, view.state.len()), (&signed, 50));
+    }
+    // The registry's word is 4.5 s old by now; nobody says less.
+    for member in &line.members[1..] {
+        let standing = member.standing(Monotonic(line.now), &region("a")).unwrap();
+        assert!(standing.age.unwrap() >= Duration::from_millis(4_500), "{standing:?}");
+        assert_eq!(standing.freshness, Freshness::Fresh);
+    }
+    // No direct link of c's leads to a, and its leaf is told so.
+    let reachable =
+        |at: usize, of: &str| line.members[at].standing(Monotonic(line.now), &region(of)).unwrap().reachable;
+    assert_eq!(
+        [reachable(1, "a"), reachable(2, "a"), reachable(3, "a"), reachable(3, "b")],
+        [true, false, false, true]
+    );
+}
+
+/// Fifty changes a second must not cost fifty full states.
+#[test]
+fn a_change_costs_one_record() {
+    let mut line = Line::new(&[("a", Node), ("b", Node)]);
+    line.own(0, 5, OwnChange::All((0..5_000).map(|n| record(n, 1, 1_700)).collect()));
+    let full: usize = line.parts().iter().map(|part| part.size()).sum();
+    assert!(full < 5_000 * 1_750, "{full} bytes");
+    line.sent.clear();
+    line.own(0, 6, OwnChange::Some(vec![(key(7), Some(vec![2; 1_700].into())), (key(8), None)]));
+    let parts = line.parts();
+    assert_eq!((parts.len(), parts[0].changed.len(), parts[0].removed.len()), (1, 1, 1));
+    let view = line.members[1].origin(&region("a")).unwrap();
+    assert_eq!((view.state.get(&key(7)).unwrap()[0], view.state.get(&key(8))), (2, None));
+    assert_eq!(line.members[1].counters().bucket_syncs, 0);
+}
+
+/// After a restart of the origin's node nothing is known of what changed; only buckets that differ are sent.
+#[test]
+fn a_restart_costs_the_buckets_that_differ() {
+    let mut line = Line::new(&[("a", Node), ("b", Node)]);
+    let records: Vec<Record> = (0..2_000).map(|n| record(n, 1, 200)).collect();
+    line.own(0, 5, OwnChange::All(records.clone()));
+    line.members[0] = exchange("a", Node);
+    line.members[1].handle_link_down(Monotonic(line.now), LinkId(1));
+    for (at, other) in [(0, "b"), (1, "a")] {
+        line.members[at].handle_link_up(Monotonic(line.now), LinkId(1), peer(other, Node));
+    }
+    line.sent.clear();
+    let mut changed = records;
+    changed[9] = record(9, 2, 200);
+    line.own(0, 8, OwnChange::All(changed));
+    line.pass(2_000);
+    assert_eq!(line.members[1].origin(&region("a")).unwrap().state.get(&key(9)).unwrap()[0], 2);
+    let sent: usize = line.parts().iter().map(|part| part.changed.len()).sum();
+    assert!(sent < 40, "{sent} records for one that changed");
+}
+
+/// Nothing queues for a subscriber that does not read: it gets a few parts, and later the newest state.
+#[test]
+fn a_slow_subscriber_skips_to_the_newest() {
+    let mut publisher = exchange("a", Node);
+    let now = Monotonic(1_000);
+    publisher.handle_link_up(now, LinkId(1), peer("b", Node));
+    let have = |version| {
+        let held = message::Held { origin: region("a"), version, follow: true };
+        Message::Have(message::Have { origins: vec![held] })
+    };
+    publisher.handle_message(now, LinkId(1), have(None));
+    let mut sent = Vec::new();
+    for index in 1..200 {
+        let change = OwnChange::Some(vec![(key(1), Some(vec![index as u8; 100].into()))]);
+        publisher.handle_own(now, own(index, 1_000, change));
+        while let Some(output) = publisher.poll_output() {
+            if let Output::Send(_, Message::Update(update)) = output {
+                sent.push(update);
+            }
+        }
+    }
+    assert_eq!(sent.len(), limits::PARTS_IN_FLIGHT);
+    let last = sent.last().unwrap();
+    let ack = message::Ack { origin: region("a"), transfer: last.transfer, part: last.part };
+    publisher.handle_message(now, LinkId(1), Message::Ack(ack));
+    let next = std::iter::from_fn(|| publisher.poll_output()).find_map(|output| match output {
+        Output::Send(_, Message::Update(update)) => Some(update),
+        _ => None,
+    });
+    assert_eq!(next.unwrap().opening.unwrap().head.head.version.index, 199);
+}
+
+fn update_of(origin: &str, by: &str, records: Vec<Record>) -> Message {
+    let state = State::from_records(records.iter().cloned());
+    let Peer { region: signs, node, .. } = peer(by, Node);
+    let version = Version { incarnation: LIFE, index: 9, root: state.root() };
+    let key = Key { region: signs, node: node.clone() };
+    let head = Head { origin: region(origin), node, version, records: state.len() as u32 };
+    let signature = key.sign(&head.signed_bytes()).unwrap();
+    let head = SignedHead { credential: key.credential(), signature, head };
+    Message::Update(Update {
+        origin: region(origin),
+        transfer: 1,
+        part: 0,
+        opening: Some(Box::new(Opening { head, basis: Basis::Buckets((0..=255).collect()) })),
+        last: true,
+        changed: records,
+        removed: Vec::new(),
+    })
+}
+
+fn verdict(from: Peer, messages: impl IntoIterator<Item = Message>) -> (Exchange, Option<Violation>) {
+    let mut exchange = exchange("b", Node);
+    exchange.handle_link_up(Monotonic(1_000), LinkId(1), from);
+    messages.into_iter().for_each(|message| exchange.handle_message(Monotonic(1_000), LinkId(1), message));
+    let closed = std::iter::from_fn(|| exchange.poll_output()).find_map(|output| match output {
+        Output::Close(_, violation) => Some(violation),
+        _ => None,
+    });
+    (exchange, closed)
+}
+
+/// Whoever passes a limit or says what it may not loses its link, and nothing that is held changes.
+#[test]
+fn what_a_peer_may_not_do_closes_its_link() {
+    let node = || peer("a", Node);
+    let update = |records| update_of("a", "a", records);
+    let broken = |change: fn(&mut Update)| {
+        let Message::Update(mut update) = update(vec![record(1, 1, 10)]) else { unreachable!() };
+        change(&mut update);
+        Message::Update(update)
+    };
+    let many = |n: usize| {
+        Message::Have(message::Have {
+            origins: (0..n)
+                .map(|n| message::Held { origin: region(&format!("r{n}")), version: None, follow: true })
+                .collect(),
+        })
+    };
+    let want = message::Want { origin: region("b"), digests: vec![[0; 16]; 3] };
+    let cases = [
+        (node(), update(vec![record(1, 1, limits::RECORD_BYTES + 1)]), Violation::RecordTooLarge),
+        (
+            node(),
+            update((0..limits::RECORDS + 1).map(|n| record(n, 1, 1)).collect()),
+            Violation::TooManyRecords,
+        ),
+        (node(), update((0..6).map(|n| record(n, 1, 60_000)).collect()), Violation::MessageTooLarge),
+        (node(), broken(|u| u.changed[0] = record(1, 2, 10)), Violation::WrongRoot),
+        (
+            node(),
+            broken(|u| u.part = 3),
+            Violation::Malformed("the first part of an update, and no other, has the head"),
+        ),
+        (
+            node(),
+            broken(|u| u.origin = "z".parse().unwrap()),
+            Violation::Malformed("an update with the head of another origin"),
+        ),
+        (node(), many(limits::ORIGINS + 1), Violation::TooManyOrigins),
+        (node(), Message::Want(want), Violation::Malformed("bucket digests must be none or all")),
+        (peer("b", Leaf), update(Vec::new()), Violation::NotAllowed("a leaf publishes nothing")),
+        (peer("a", Leaf), many(1), Violation::NotAllowed("leaves subscribe to nodes of their own region")),
+    ];
+    for (from, message, violation) in cases {
+        let (exchange, closed) = verdict(from, [message]);
+        assert_eq!(closed, Some(violation));
+        assert!(exchange.origins().next().is_none());
+    }
+    assert!(matches!(verdict(node(), [update_of("a", "c", Vec::new())]).1, Some(Violation::Unsigned(_))));
+}
+
+/// A relay may have taken a head in good faith whose certificate is not trusted here; only persistence costs its link.
+#[test]
+fn a_relay_may_err_but_not_for_long() {
+    let forged = || update_of("c", "a", vec![record(1, 1, 10)]);
+    let (exchange, closed) = verdict(peer("a", Node), (0..limits::REFUSALS).map(|_| forged()));
+    assert_eq!((closed, exchange.origin(&region("c")).is_none()), (None, true));
+    assert_eq!(exchange.counters().refused_heads, u64::from(limits::REFUSALS));
+    let (_, closed) = verdict(peer("a", Node), (0..=limits::REFUSALS).map(|_| forged()));
+    assert!(matches!(closed, Some(Violation::Unsigned(_))));
+}
+
+/// A region's records that no peer would take stay at home, with the last good state in place.
+#[test]
+fn what_passes_the_limits_is_not_published() {
+    let mut line = Line::new(&[("a", Node), ("b", Node)]);
+    line.own(0, 5, OwnChange::All(vec![record(1, 1, 10)]));
+    line.own(0, 6, OwnChange::Some(vec![(key(2), Some(vec![1; limits::RECORD_BYTES + 1].into()))]));
+    assert_eq!(line.members[1].origin(&region("a")).unwrap().head.head.version.index, 5);
+    assert!(line.members[0].counters().unpublished > 0 && line.closed.is_empty());
+    line.own(0, 7, OwnChange::Some(vec![(key(2), None), (key(1), Some(vec![2; 10].into()))]));
+    assert_eq!(line.members[1].origin(&region("a")).unwrap().head.head.version.index, 7);
+}
+
+/// What comes from the disk is as old as it was and the time since; of a time that is not known, nothing is believed.
+#[test]
+fn an_image_keeps_states_and_ages() {
+    let mut line = Line::new(&[("a", Node), ("b", Node)]);
+    line.own(0, 5, OwnChange::All((0..30).map(|n| record(n, 1, 50)).collect()));
+    line.pass(1_500);
+    let now = Monotonic(line.now);
+    let bytes = line.members[1].export(now).encode();
+    let age = line.members[1].standing(now, &region("a")).unwrap().age.unwrap();
+    for (elapsed, expected) in
+        [(Some(Duration::from_secs(9)), Some(age + Duration::from_secs(9))), (None, None)]
+    {
+        let mut started = exchange("b", Node);
+        assert_eq!(started.import(Monotonic(40), Image::decode(&bytes).unwrap(), elapsed), 0);
+        let standing = started.standing(Monotonic(40), &region("a")).unwrap();
+        assert_eq!((standing.age, started.origin(&region("a")).unwrap().state.len()), (expected, 30));
+        assert!(standing.freshness > Freshness::Fresh && !standing.reachable);
+    }
+}
+
+/// A registry that came back older is found out by the node's own disk, and nothing is said until it was raised.
+#[test]
+fn a_restored_registry_is_raised_before_anything_is_said() {
+    let mut before = exchange("a", Node);
+    before.handle_own(Monotonic(1_000), own(50, 1_000, OwnChange::All(vec![record(1, 1, 10)])));
+    let image = before.export(Monotonic(2_000)).encode();
+    let mut node = exchange("a", Node);
+    node.import(Monotonic(10), Image::decode(&image).unwrap(), None);
+    // Late news are no proof: asked before the image was read.
+    node.handle_own(Monotonic(20), own(30, 10, OwnChange::All(vec![record(1, 2, 10)])));
+    assert!(node.published().is_none() && node.poll_output().is_none());
+    node.handle_own(Monotonic(30), own(31, 25, OwnChange::Some(Vec::new())));
+    assert_eq!(node.poll_output(), Some(Output::Raise { past: LIFE }));
+    node.handle_own(Monotonic(900), own(32, 850, OwnChange::Some(Vec::new())));
+    assert_eq!(node.poll_output(), None, "asked for again too soon");
+    let raised = Incarnation { counter: 4, random: 1 };
+    let own = Own { incarnation: raised, ..own(33, 950, OwnChange::Some(Vec::new())) };
+    node.handle_own(Monotonic(1_000), own);
+    assert_eq!(node.published().unwrap().head.head.version.incarnation, raised);
+}
+
+proptest! {
+    /// The disk is not trusted more than a peer.
+    #[test]
+    fn damaged_images_do_no_harm(at: prop::sample::Index, bit in 0u8..8, cut: prop::sample::Index) {
+        let mut line = Line::new(&[("a", Node), ("b", Node)]);
+        line.own(0, 5, OwnChange::All((0..3).map(|n| record(n, 1, 20)).collect()));
+        let mut bytes = line.members[1].export(Monotonic(line.now)).encode().to_vec();
+        prop_assert!(Image::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        if let Ok(image) = Image::decode(&bytes) {
+            let mut started = exchange("b", Node);
+            started.import(Monotonic(1), image, Some(Duration::ZERO));
+            if let Some(view) = started.origin(&region("a")) {
+                let genuine = line.members[0].published().unwrap();
+                prop_assert_eq!((view.head, view.state.root()), (genuine.head, genuine.state.root()));
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_an_image_panic(tail in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut bytes = Image::default().encode().to_vec();
+        bytes.truncate(8);
+        bytes.extend(tail);
+        let _ = Image::decode(&bytes);
+    }
+
+    /// Two heads never share what is signed, or a signature for one would be good for the other.
+    #[test]
+    fn signed_bytes_tell_heads_apart(
+        a in ("[a-z]{1,3}", "[a-z]{1,3}", 0u64..3, 0u64..3, 0u32..3),
+        b in ("[a-z]{1,3}", "[a-z]{1,3}", 0u64..3, 0u64..3, 0u32..3),
+    ) {
+        let head = |(origin, node, counter, index, records): (String, String, u64, u64, u32)| Head {
+            origin: region(&origin),
+            node: node.parse().unwrap(),
+            version: Version { incarnation: Incarnation { counter, random: 0 }, index, root: Root([1; 32]) },
+            records,
+        };
+        let (a, b) = (head(a), head(b));
+        prop_assert_eq!(a == b, a.signed_bytes() == b.signed_bytes());
+    }
+}

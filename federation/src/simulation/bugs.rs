@@ -1,0 +1,45 @@
+//! Bugs planted in production code, each of which some seed must find.
+
+use super::run;
+use crate::planted::bugs::Bug;
+
+/// Seeds that a bug may survive.
+const PATIENCE: u64 = 300;
+
+fn is_found(bug: Bug) {
+    let found = (0..PATIENCE).find_map(|seed| run(seed, Some(bug)).err().map(|broken| (seed, broken)));
+    let Some((seed, broken)) = found else { panic!("{bug:?} survived {PATIENCE} seeds") };
+    println!("{bug:?} is found by seed {seed}: {broken}");
+}
+
+macro_rules! planted_bugs {
+    ($($test:ident: $bug:ident,)*) => {
+        $(#[test] fn $test() { is_found(Bug::$bug); })*
+    };
+}
+
+planted_bugs! {
+    older_accepted: OlderAccepted,
+    incarnation_ignored: IncarnationIgnored,
+    beat_time_of_arrival: BeatTimeOfArrival,
+    relay_age_dropped: RelayAgeDropped,
+    root_unchecked: RootUnchecked,
+    signature_unchecked: SignatureUnchecked,
+    own_taken_from_peers: OwnTakenFromPeers,
+    raise_only_for_counter: RaiseOnlyForCounter,
+    published_while_behind: PublishedWhileBehind,
+    pause_forgiven: PauseForgiven,
+    shown_before_complete: ShownBeforeComplete,
+    no_digest: NoDigest,
+    limit_off: LimitOff,
+    removals_dropped: RemovalsDropped,
+    silent_still_reachable: SilentStillReachable,
+    claim_ahead: ClaimAhead,
+    missing_not_asked: MissingNotAsked,
+    image_unchecked: ImageUnchecked,
+    image_fresh: ImageFresh,
+    source_kept: SourceKept,
+    nonce_unchecked: NonceUnchecked,
+    raise_unproven: RaiseUnproven,
+    window_ignored: WindowIgnored,
+}

@@ -1,0 +1,240 @@
+//! What must hold at every step, judged by one who sees all registries.
+
+use super::Broken;
+use super::process::{LIMITS, Process};
+use super::registry::Registry;
+use super::world::World;
+use crate::exchange::head::Place;
+use crate::exchange::message::{Message, RecordKey};
+use crate::exchange::{Freshness, PeerRole};
+use meridian_model::incarnation::Incarnation;
+use meridian_model::names::RegionName;
+use std::collections::BTreeMap;
+
+/// How long a change may take to be seen by whoever is not hindered, in milliseconds: a beat, a second one that shows
+/// that something is missing, and the way.
+const SEEN_WITHIN: u64 = 3_000;
+/// How long after a fault that holds again.
+const RECOVERED: u64 = 12_000;
+
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)*) => {
+        if !$holds {
+            return Err(format!($($why)*));
+        }
+    };
+}
+
+/// What a process shows of an origin changed: nothing older replaces something newer, it is what that origin computed,
+/// it is within the limits, and the process said which records changed.
+pub(super) fn changed(
+    process: &mut Process,
+    origin: &RegionName,
+    keys: &[RecordKey],
+    registry: &Registry,
+) -> Result<(), Broken> {
+    let who = &process.peer.node;
+    let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(origin));
+    let Some(view) = view else {
+        return Err(format!("{who} said that {origin} changed, and holds nothing of it"));
+    };
+    let (place, root) = (view.head.head.version.place(), view.state.root());
+    ensure!(*origin != process.peer.region, "{who} took its own region's state from a peer");
+    ensure!(
+        registry.computed.contains(&(place, root)),
+        "{who} shows what {origin} never computed, at {place}: {root:?}, signed {:?}",
+        view.head.head.version.root
+    );
+    let fits = view.state.len() <= LIMITS.records
+        && view.state.size() <= LIMITS.origin_bytes
+        && view.state.iter().all(|(_, bytes)| bytes.len() <= LIMITS.record_bytes);
+    ensure!(fits, "{who} holds more of {origin} than its limits allow");
+    let mut records = match process.seen.mirrors.remove(origin) {
+        Some((old, records)) => {
+            ensure!(place > old, "{who} replaced {origin} at {old} by {place}");
+            records
+        }
+        None => BTreeMap::new(),
+    };
+    for key in keys {
+        match view.state.get(key) {
+            Some(bytes) => drop(records.insert(key.clone(), bytes.clone())),
+            None => drop(records.remove(key)),
+        }
+    }
+    let told = records.len() == view.state.len() && view.state.iter().all(|(k, b)| records.get(k) == Some(b));
+    ensure!(told, "{who} did not say all that changed of {origin} at {place}");
+    process.seen.mirrors.insert(origin.clone(), (place, records));
+    Ok(())
+}
+
+/// What a process sends: no head of its own region behind one that it was shown, and nothing over the limits.
+pub(super) fn sent(process: &Process, message: &Message) -> Result<(), Broken> {
+    let own = match message {
+        Message::Update(update) => {
+            let size: usize = update.changed.iter().map(|r| r.bytes.len()).sum();
+            ensure!(size <= LIMITS.part_bytes + LIMITS.record_bytes, "a part of {size} bytes");
+            update.opening.as_ref().map(|opening| &opening.head.head)
+        }
+        Message::Offer(head) => Some(&head.head),
+        _ => None,
+    };
+    let own = own.filter(|head| head.origin == process.peer.region).map(|head| head.version.place());
+    let ahead = process.seen.evidence;
+    ensure!(
+        own.is_none() || ahead.is_none() || own >= ahead,
+        "{} published {own:?} after it was shown {ahead:?} of its own region",
+        process.peer.node
+    );
+    Ok(())
+}
+
+/// Nobody is sent more than it can be expected to have taken.
+pub(super) fn windowed(unacked: &[(RegionName, u64, u32)], origin: &RegionName) -> Result<(), Broken> {
+    let parts = unacked.iter().filter(|(of, ..)| of == origin).count();
+    ensure!(parts <= LIMITS.parts_in_flight, "{parts} parts of {origin} are on their way by one link");
+    Ok(())
+}
+
+/// A registry is only ever raised past a life that it had.
+pub(super) fn raised(registry: &Registry, past: Incarnation) -> Result<(), Broken> {
+    let had = registry.commits.iter().any(|commit| commit.place.incarnation == past);
+    ensure!(had, "asked to be raised past {past}, which its registry never had");
+    Ok(())
+}
+
+/// Freshness is honest: at the moment since which a process claims to know nothing newer, the registry had nothing newer.
+pub(super) fn honest(world: &mut World, at: usize) -> Result<(), Broken> {
+    let (now, regions) = (world.now, &world.regions);
+    let process = &mut world.processes[at];
+    let Some(exchange) = &process.exchange else { return Ok(()) };
+    for (region, registry) in regions {
+        let Some(view) = exchange.origin(region) else { continue };
+        let clock = process.offset as i64 + now as i64;
+        let Some(standing) = exchange.standing(process.clock(now), region) else { continue };
+        let place = view.head.head.version.place();
+        if let Some(age) = standing.age {
+            let since = clock - age.as_millis() as i64 - process.offset as i64;
+            if process.seen.proofs.get(region) != Some(&(place, since)) {
+                let then = registry.before(since);
+                ensure!(
+                    place >= then.place || registry.held_since(since, place, view.state.root()),
+                    "{} holds {region} at {place} and says that was the newest at {since}, when it was {}",
+                    process.peer.node,
+                    then.place
+                );
+                process.seen.proofs.insert(region.clone(), (place, since));
+            }
+        }
+        // A node answers directly, or did a moment ago.
+        let heard = process.seen.heard.get(region).copied();
+        let silent = heard.is_none_or(|heard| now.saturating_sub(heard) > 5_000);
+        let leaf = process.peer.role == PeerRole::Leaf;
+        ensure!(!standing.reachable || !silent || leaf, "{} says {region} answers", process.peer.node);
+    }
+    Ok(())
+}
+
+/// Once a second: whoever is not hindered, and has a peer that is not, sees what happened, and knows that it does.
+pub(super) fn current(world: &World) -> Result<(), Broken> {
+    for x in 0..world.processes.len() {
+        for origin in 0..world.regions.len() {
+            if world.processes[x].region != origin && is_served(world, x, origin) {
+                sees(world, x, origin, SEEN_WITHIN)?;
+            }
+        }
+        digests(world, x)?;
+    }
+    Ok(())
+}
+
+fn is_calm(world: &World, at: usize) -> bool {
+    let process = &world.processes[at];
+    process.runs() && process.hindered == 0 && world.now >= process.hindered_until + RECOVERED
+}
+
+/// Whether a process has an undisturbed link to a node of the origin, or, as a leaf, to a node that has one.
+fn is_served(world: &World, x: usize, origin: usize) -> bool {
+    let quiet = world.now >= world.unsettled[origin] + RECOVERED;
+    if !quiet || !is_calm(world, x) {
+        return false;
+    }
+    let process = &world.processes[x];
+    let linked = |y: &usize| world.linked_since(x, *y).is_some_and(|since| world.now >= since + RECOVERED);
+    let mut peers = (0..world.processes.len()).filter(|y| *y != x && is_calm(world, *y)).filter(linked);
+    peers.any(|y| match process.is_leaf() {
+        true => is_served(world, y, origin),
+        false => world.processes[y].region == origin && !world.processes[y].is_leaf(),
+    })
+}
+
+fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broken> {
+    let (region, registry) = &world.regions[origin];
+    let process = &world.processes[x];
+    let Some(exchange) = &process.exchange else { return Ok(()) };
+    let who = &process.peer.node;
+    let then = registry.before(world.now as i64 - within as i64);
+    let view = exchange.origin(region);
+    let place = view.as_ref().map(|view| view.head.head.version.place());
+    let same = view.is_some_and(|view| view.state.root() == then.root);
+    ensure!(
+        same || place >= Some(then.place),
+        "{who} holds {region} at {place:?}, which is {} for {within} ms",
+        then.place
+    );
+    let standing = exchange.standing(process.clock(world.now), region);
+    let fresh = standing.is_some_and(|s| s.freshness == Freshness::Fresh);
+    ensure!(fresh, "{who} calls {region} {standing:?}, and nothing hinders it");
+    Ok(())
+}
+
+/// Links are told all that is held, from time to time.
+fn digests(world: &World, x: usize) -> Result<(), Broken> {
+    if !is_calm(world, x) {
+        return Ok(());
+    }
+    for conn in world.conns.iter().filter(|conn| conn.is_up()) {
+        let Some(end) = conn.ends.iter().position(|end| *end == x) else { continue };
+        let to = &world.processes[conn.ends[1 - end]];
+        let late = world.now > conn.digests[end] + 40_000;
+        ensure!(!late || to.is_leaf(), "{} sends {} no digest", world.processes[x].peer.node, to.peer.node);
+    }
+    Ok(())
+}
+
+/// After healing, all hold the same, and know that it is new.
+pub(super) fn converged(world: &World) -> Result<(), Broken> {
+    for (origin, (region, registry)) in world.regions.iter().enumerate() {
+        let newest = registry.now();
+        let mut first: Option<Place> = None;
+        for (x, process) in world.processes.iter().enumerate().filter(|(_, p)| p.region != origin) {
+            let who = &process.peer.node;
+            let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(region));
+            let Some(view) = view else {
+                return Err(format!("{who} holds nothing of {region} after healing"));
+            };
+            let version = view.head.head.version;
+            let same = view.state.root() == newest.root && version.incarnation == newest.place.incarnation;
+            ensure!(
+                same,
+                "{who} holds {region} at {} after healing; it is at {}",
+                version.place(),
+                newest.place
+            );
+            let first = *first.get_or_insert(version.place());
+            ensure!(
+                first == version.place(),
+                "{who} holds {region} at {}, another at {first}",
+                version.place()
+            );
+            sees(world, x, origin, 0)?;
+            let direct =
+                world.has_direct_link(x, origin) || process.is_leaf() && world.has_path_of_node(x, origin);
+            let standing =
+                process.exchange.as_ref().and_then(|e| e.standing(process.clock(world.now), region));
+            let reachable = standing.is_some_and(|s| s.reachable && s.round_trip.is_some());
+            ensure!(reachable == direct, "{who} calls {region} {standing:?}; direct link: {direct}");
+        }
+    }
+    Ok(())
+}

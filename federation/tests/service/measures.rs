@@ -1,0 +1,101 @@
+//! Numbers of DESIGN 10 on loopback. Bounds stand where the design names them; the rest is printed.
+
+use crate::world::{Process, World, beside, bind, eventually, peers, record, region, service_key};
+use bytes::Bytes;
+use meridian_federation::exchange::OwnChange;
+use std::time::{Duration, Instant};
+
+const SERVICES: usize = 5_000;
+/// 20 endpoints of some 75 bytes each, as records lay them out.
+const RECORD_BYTES: usize = 1_500;
+
+/// A record's worth of bytes that differ from record to record.
+fn body(n: usize, salt: usize) -> Bytes {
+    let mut seed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt as u64;
+    let bytes = (0..RECORD_BYTES).map(|_| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 56) as u8
+    });
+    bytes.collect()
+}
+
+fn full() -> Vec<meridian_federation::exchange::message::Record> {
+    (0..SERVICES).map(|n| record(n, body(n, 0))).collect()
+}
+
+async fn pair(world: &World) -> (Process, Process) {
+    let eu = bind().await;
+    let to_eu = peers(&[("eu", eu.address)]);
+    let eu = world.start("eu/node/a", Some(eu), Vec::new(), full()).await;
+    let us = world.start("us/node/a", None, to_eu, Vec::new()).await;
+    (eu, us)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_sync_takes_no_longer_than_the_design_says() {
+    let world = World::default();
+    let eu = bind().await;
+    let to_eu = peers(&[("eu", eu.address)]);
+    let _eu = world.start("eu/node/a", Some(eu), Vec::new(), full()).await;
+    let begun = Instant::now();
+    let mut us = world.start("us/node/a", None, to_eu, Vec::new()).await;
+    us.until_held("eu", 1).await;
+    let took = begun.elapsed();
+    let bytes = us.figure("eu", |f| f.bytes_in.get());
+    println!(
+        "full sync of {SERVICES} services of 20 instances: {took:?}, {bytes} bytes, start and handshake included"
+    );
+    assert_eq!(us.changed[&region("eu")].state.len(), SERVICES);
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+}
+
+/// 50 changes a second for as long as it is polled.
+async fn change(world: &World, eu: &Process, from: u64) {
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    for index in from.. {
+        tick.tick().await;
+        let n = (index as usize).wrapping_mul(7919) % SERVICES;
+        let change = vec![(service_key(n), Some(body(n, index as usize)))];
+        eu.say(&world.clock, index, OwnChange::Some(change)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steady_traffic_is_in_proportion_to_what_changes() {
+    let world = World::default();
+    let (eu, mut us) = pair(&world).await;
+    us.until_held("eu", 1).await;
+    let bytes = |us: &Process| us.figure("eu", |f| f.bytes_in.get() + f.bytes_out.get());
+    let (took, n) = beside(change(&world, &eu, 2), async {
+        us.until_held("eu", 50).await;
+        let (begun, before) = (Instant::now(), bytes(&us));
+        us.until_held("eu", 350).await;
+        (begun.elapsed(), bytes(&us) - before)
+    })
+    .await;
+    let rate = n as f64 / took.as_secs_f64();
+    println!("a link with {SERVICES} services and 50 changes/s: {rate:.0} bytes/s in both directions");
+    // A change is a record of 1.5 KB, a head of 0.9 KB with its certificate, and an acknowledgement.
+    assert!(rate < 200_000.0, "{rate}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_known_in_the_other_region_at_once() {
+    let world = World::default();
+    let (eu, mut us) = pair(&world).await;
+    us.until_held("eu", 1).await;
+    let mut took = Vec::new();
+    for index in 2..302 {
+        let n = index as usize % SERVICES;
+        let begun = Instant::now();
+        eu.say(&world.clock, index, OwnChange::Some(vec![(service_key(n), Some(body(n, index as usize)))]))
+            .await;
+        us.until_held("eu", index).await;
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    let (median, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+    println!("propagation from one region's node to another's news: median {median:?}, p99 {p99:?}");
+    assert!(p99 <= Duration::from_millis(250), "{p99:?}");
+    eventually("still one link", || us.opened("eu") == 1).await;
+}
