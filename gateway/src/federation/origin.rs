@@ -81,9 +81,14 @@ impl Summaries {
         }
     }
 
-    /// Other regions have seen the registry further than it is. What it lost has not left, and nobody here can name it.
-    pub fn outdated(&mut self, now: Monotonic) {
-        self.blind_until = Some(now.plus(BLIND_RETURN));
+    /// Other regions have seen the registry in the life `past`, further than it is. What it lost has not left, and nobody
+    /// here can name it. Whether the registry has still to begin another life.
+    pub fn outdated(&mut self, past: Incarnation, now: Monotonic) -> bool {
+        if self.incarnation.is_some_and(|own| own.counter > past.counter) {
+            return false;
+        }
+        self.blind_until.get_or_insert(now.plus(BLIND_RETURN));
+        true
     }
 
     /// Takes an event of the registry into account.
@@ -279,9 +284,10 @@ pub async fn run(
                     return;
                 }
                 let past = *raises.borrow_and_update();
-                if let Some(incarnation) = past {
+                if let Some(incarnation) = past
+                    && summaries.outdated(incarnation, clock::monotonic_now())
+                {
                     tracing::warn!(%incarnation, "other regions have seen this registry further than it is: it begins a new life");
-                    summaries.outdated(clock::monotonic_now());
                     // A watch claims the registry and raises its life past what is known, if it has not got there.
                     let known = Known { incarnation, revision: Revision(u64::MAX) };
                     events = registry.watch(Some(known));
@@ -381,8 +387,11 @@ mod tests {
         let mut home = summaries();
         home.handle(reset(1, 1, Vec::new()), at(0));
         home.poll(at(0)).unwrap();
-        home.outdated(at(10));
+        let past = Incarnation { counter: 1, random: 7 };
+        assert!(home.outdated(past, at(10)));
         home.handle(reset(2, 1, Vec::new()), at(20));
+        // Who is not told of the new life asks for it again.
+        assert!(!home.outdated(past, at(5_000)));
         let put = Observed::Put(stored("a", "healthy", 2));
         home.handle(Event::Changed { revision: Revision(2), changes: vec![put] }, at(9_000));
         assert_eq!(home.poll(at(20_009)), None);
