@@ -10,12 +10,14 @@
 )]
 
 mod disk;
+mod distance;
 mod drains;
 mod instances;
 mod limits;
 mod outages;
 mod partitions;
 mod propagation;
+mod random;
 mod restoration;
 mod world;
 

@@ -31,6 +31,10 @@ async fn killed(span: Duration) {
     .await;
     world.settled("all have their traffic again", RAMPED + SLACK).await;
     println!("started again: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    until("its own lookups are counted", HEALED, async || {
+        [ORDERS, CATALOG].iter().all(|service| returned.of(AP, service).report().lookups > 50)
+    })
+    .await;
     // Nobody could beat; that is no reason to have to register again.
     for workload in fleet.orders.iter().flatten() {
         assert_eq!(workload.diary().registrations, 1, "{} had to register again", workload.id);

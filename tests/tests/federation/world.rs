@@ -255,6 +255,14 @@ impl World {
         self.links[&(to, from)].cut_one_way(Direction::Back);
     }
 
+    /// Everything between two regions takes so much longer, each way.
+    pub(crate) fn slow(&self, a: usize, b: usize, by: Duration) {
+        for link in [&self.links[&(a, b)], &self.links[&(b, a)]] {
+            link.delay(Direction::There, by);
+            link.delay(Direction::Back, by);
+        }
+    }
+
     pub(crate) fn heal(&self) {
         self.links.values().for_each(Proxy::heal);
     }

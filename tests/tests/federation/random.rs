@@ -1,0 +1,131 @@
+//! Faults at random, one or two at a time. No gateway dies, so that every lookup in every region has to be answered.
+
+/// Some minutes.
+mod long {
+    use crate::world::{AP, EU, Fleet, Loads, REGIONS, US, World};
+    use crate::{HEALED, RAMPED, SLACK};
+    use std::time::{Duration, SystemTime};
+
+    /// Faults, one after the other.
+    const STEPS: usize = 16;
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    struct Draw(u64);
+
+    impl Draw {
+        /// Below `bound`.
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = self.0;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
+        }
+
+        fn region(&mut self) -> usize {
+            self.below(REGIONS.len())
+        }
+
+        /// Two regions that differ.
+        fn pair(&mut self) -> (usize, usize) {
+            let from = self.region();
+            (from, (from + 1 + self.below(REGIONS.len() - 1)) % REGIONS.len())
+        }
+
+        fn fault(&mut self) -> Fault {
+            let (from, to) = self.pair();
+            match self.below(7) {
+                0 => Fault::Cut(from, to),
+                1 => Fault::CutOneWay(from, to),
+                2 => Fault::Isolate(from),
+                3 => Fault::Slow(from, to, Duration::from_millis(50 + self.below(400) as u64)),
+                4 => Fault::PauseNode(from),
+                5 => Fault::KillNode(from),
+                _ => Fault::PauseRegistry(from),
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Fault {
+        Cut(usize, usize),
+        CutOneWay(usize, usize),
+        Isolate(usize),
+        Slow(usize, usize, Duration),
+        PauseNode(usize),
+        KillNode(usize),
+        PauseRegistry(usize),
+    }
+
+    impl Fault {
+        fn begin(self, world: &mut World) {
+            match self {
+                Self::Cut(a, b) => world.cut(a, b),
+                Self::CutOneWay(from, to) => world.cut_one_way(from, to),
+                Self::Isolate(at) => {
+                    [AP, EU, US].into_iter().filter(|o| *o != at).for_each(|o| world.cut(at, o))
+                }
+                Self::Slow(a, b, by) => world.slow(a, b, by),
+                Self::PauseNode(at) => world.regions[at].node.pause(),
+                Self::KillNode(at) => world.regions[at].node.kill(),
+                Self::PauseRegistry(at) => world.regions[at].etcd.pause(),
+            }
+        }
+
+        async fn end(self, world: &mut World) {
+            match self {
+                Self::Cut(..) | Self::CutOneWay(..) | Self::Isolate(_) => world.heal(),
+                Self::Slow(a, b, _) => world.slow(a, b, Duration::ZERO),
+                Self::PauseNode(at) => world.regions[at].node.resume(),
+                Self::KillNode(at) => world.regions[at].node.start().await,
+                Self::PauseRegistry(at) => world.regions[at].etcd.resume(),
+            }
+        }
+
+        /// Whether both can happen at once: what is dead cannot be stopped too.
+        fn goes_with(self, other: Self) -> bool {
+            let node = |fault| match fault {
+                Self::PauseNode(at) | Self::KillNode(at) => Some(at),
+                _ => None,
+            };
+            node(self).is_none() || node(self) != node(other)
+        }
+    }
+
+    /// `MERIDIAN_SEED` draws the same faults again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_lookup_fails_under_random_faults() {
+        let given =
+            std::env::var("MERIDIAN_SEED").ok().map(|seed| seed.parse().expect("MERIDIAN_SEED is a number"));
+        let clock =
+            || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into();
+        let seed: u64 = given.unwrap_or_else(clock);
+        println!("MERIDIAN_SEED={seed}");
+        let mut draw = Draw(seed);
+        let mut world = World::start().await;
+        let _fleet = Fleet::start(&world).await;
+        let loads = Loads::all(&world);
+        for step in 0..STEPS {
+            let first = draw.fault();
+            let second = Some(draw.fault()).filter(|fault| draw.below(2) == 0 && fault.goes_with(first));
+            let span = Duration::from_millis(1_000 + draw.below(19_000) as u64);
+            first.begin(&mut world);
+            if let Some(fault) = second {
+                fault.begin(&mut world);
+            }
+            tokio::time::sleep(span).await;
+            first.end(&mut world).await;
+            if let Some(fault) = second {
+                fault.end(&mut world).await;
+            }
+            let fresh = world
+                .all_show("all are fresh again", 2 * HEALED + SLACK, |shown| {
+                    shown["freshness"] == "fresh" && shown["reachable"] == true
+                })
+                .await;
+            world.settled("all have their traffic again", RAMPED + SLACK).await;
+            println!("{step}: {first:?} and {second:?} for {span:?}: fresh after {fresh:?}");
+        }
+        loads.check();
+    }
+}
