@@ -329,9 +329,12 @@ impl Exchange {
     /// A link is down.
     pub fn handle_link_down(&mut self, now: Monotonic, id: LinkId) {
         let now = self.see(now);
-        if let Some(link) = self.links.remove(&id) {
+        if self.links.remove(&id).is_some() {
             self.abandon(now, id);
-            self.judge(now, &link.peer.region);
+            // A leaf loses all that its node said of its own links.
+            if !planted!(DownUntold) {
+                self.judge_all(now);
+            }
         }
     }
 
@@ -385,7 +388,8 @@ impl Exchange {
     #[must_use]
     pub fn next_timeout(&self) -> Monotonic {
         let subscribed = self.links.values().filter(|link| link.peer.role == PeerRole::Node);
-        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(self.turn, Monotonic::min)
+        let turn = if planted!(TurnsForgotten) { NEVER } else { self.turn };
+        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(turn, Monotonic::min)
     }
 
     /// The next thing to do.

@@ -37,6 +37,13 @@ fn number(variable: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
 }
 
+/// The command that shows what happened.
+fn replay(seed: u64) -> String {
+    format!(
+        "MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 cargo test -p meridian-federation --release simulation::what -- --nocapture"
+    )
+}
+
 #[test]
 fn what_the_exchange_promises_holds() {
     let (seed, seeds) = (number("MERIDIAN_SEED"), number("MERIDIAN_SEEDS"));
@@ -53,20 +60,16 @@ fn what_the_exchange_promises_holds() {
                     break;
                 }
                 if let Err(broken) = run(seed, None) {
-                    failures.push((seed, broken));
+                    println!("seed {seed}: {broken}");
+                    println!("  {}", replay(seed));
+                    failures.push(seed);
                 }
             }
             failures
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a seed panicked")).collect::<Vec<_>>()
+        threads.into_iter().flat_map(|thread| thread.join().expect("a seed panicked")).collect::<Vec<u64>>()
     });
-    for (seed, broken) in &failures {
-        println!("seed {seed}: {broken}");
-        println!(
-            "  MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 cargo test -p meridian-federation --release simulation"
-        );
-    }
     let count = next.into_inner().min(first + count) - first;
     let seconds = begin.elapsed().as_secs_f64();
     println!("{count} seeds in {seconds:.1} s: {:.0} a minute", count as f64 / seconds * 60.0);

@@ -175,7 +175,13 @@ impl World {
             }
             Kind::Registry { region, tampering } => self.tamper(*region, *tampering),
             Kind::Blind { process } => self.processes[*process].registry_cut = true,
-            Kind::Jump { process, by } => self.processes[*process].offset += by,
+            Kind::Jump { process, by } => {
+                self.processes[*process].offset += by;
+                // Its timers go by that clock.
+                if self.processes[*process].runs() {
+                    self.drive(*process, |exchange, now| exchange.handle_timeout(now))?;
+                }
+            }
             Kind::Rogue { process } => {
                 self.say(|| format!("{} turns on the others", self.processes[*process].peer.node));
             }

@@ -336,7 +336,9 @@ impl World {
             Event::Enemy { fault } => self.enemy(fault),
             Event::Check => {
                 self.plan(self.now + 1_000, Event::Check);
-                oracle::current(self)
+                oracle::current(self)?;
+                self.conns.iter_mut().for_each(|conn| conn.sent = [0, 0]);
+                Ok(())
             }
             Event::Healed => {
                 oracle::converged(self)?;
@@ -379,11 +381,12 @@ impl World {
                     });
                 }
                 Output::Standing { origin, standing } => {
+                    self.processes[at].seen.told.insert(origin.clone(), standing);
                     self.say(|| format!("{} calls {origin} {standing:?}", self.processes[at].peer.node));
                 }
                 Output::Raise { past } => {
                     let region = self.processes[at].region;
-                    oracle::raised(&self.regions[region].1, past)?;
+                    oracle::raised(&mut self.processes[at], clock, &self.regions[region].1, past)?;
                     if !self.processes[at].registry_cut {
                         self.later(2..200, Event::Raise { region, past });
                     }
