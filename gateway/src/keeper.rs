@@ -452,7 +452,9 @@ impl Keeper {
         let ramp = course.ramp(here, elsewhere, now);
         match course {
             Return::Home => drop(self.returning.remove(&snapshot.key)),
-            Return::Away(_) | Return::Ramping(_) => drop(self.returning.insert(snapshot.key.clone(), course)),
+            Return::Away(..) | Return::Ramping(_) => {
+                drop(self.returning.insert(snapshot.key.clone(), course))
+            }
         }
         ramp
     }
