@@ -18,8 +18,9 @@ const SEEN_WITHIN: u64 = 3_000;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
 
-/// More messages than this in a second by one link are a conversation that does not end.
-const CHATTER: u32 = 150;
+/// More messages than this in a second by one link are a conversation that does not end. Whoever paused for minutes has
+/// all their pings to answer.
+const CHATTER: u32 = 400;
 
 macro_rules! ensure {
     ($holds:expr, $($why:tt)*) => {
