@@ -26,9 +26,9 @@ type Broken = String;
 /// Runs the world of `seed` from its beginning to its end.
 fn run(seed: u64, bug: Option<Bug>) -> Result<(), Broken> {
     plant(bug);
-    let result = World::new(seed).run();
+    let result = std::panic::catch_unwind(|| World::new(seed).run());
     plant(None);
-    result
+    result.unwrap_or_else(|_| Err("something panicked; see above".into()))
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -39,9 +39,8 @@ fn number(variable: &str) -> Option<u64> {
 
 /// The command that shows what happened.
 fn replay(seed: u64) -> String {
-    format!(
-        "MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 cargo test -p meridian-federation --release simulation::what -- --nocapture"
-    )
+    let test = "cargo test -p meridian-federation --release simulation::what -- --nocapture";
+    format!("MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 {test}")
 }
 
 #[test]

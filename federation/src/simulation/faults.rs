@@ -219,6 +219,8 @@ impl World {
                 for event in std::mem::take(&mut self.processes[*process].waiting) {
                     self.plan(now, event);
                 }
+                // Its clock may have jumped meanwhile.
+                self.drive(*process, |exchange, now| exchange.handle_timeout(now))?;
             }
             Kind::Blind { process } => self.processes[*process].registry_cut = false,
             Kind::Registry { .. } | Kind::Jump { .. } | Kind::Rogue { .. } | Kind::Replay => {}

@@ -12,14 +12,17 @@ use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
 
-/// How long a change may take to be seen by whoever is not hindered, in milliseconds: a beat, a second one that shows
+/// How long a change may take to be seen by a node that is not hindered, in milliseconds: a beat, a second one that shows
 /// that something is missing, and the way.
 const SEEN_WITHIN: u64 = 3_000;
+/// And by a leaf, which may follow a node that is hindered: twice the beats.
+const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
 
-/// More messages than this in a second by one link are a conversation that does not end.
-const CHATTER: u32 = 150;
+/// More messages than this in a second by one link are a conversation that does not end. Whoever paused for minutes has
+/// all their pings to answer.
+const CHATTER: u32 = 400;
 
 macro_rules! ensure {
     ($holds:expr, $($why:tt)*) => {
@@ -152,7 +155,8 @@ pub(super) fn current(world: &World) -> Result<(), Broken> {
     for x in 0..world.processes.len() {
         for origin in 0..world.regions.len() {
             if world.processes[x].region != origin && is_served(world, x, origin) {
-                sees(world, x, origin, SEEN_WITHIN)?;
+                let leaf = world.processes[x].is_leaf();
+                sees(world, x, origin, if leaf { SEEN_BY_LEAF_WITHIN } else { SEEN_WITHIN })?;
             }
         }
         digests(world, x)?;
