@@ -7,7 +7,7 @@ use super::{figures, join};
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::figures as gateway_figures;
-use crate::gateway::{StartError, open_registry};
+use crate::gateway::{Opened, StartError, open_registry};
 use crate::keeper::Command;
 use crate::metrics::{HttpMetrics, Metrics, Source};
 use axum::Router;
@@ -123,7 +123,7 @@ impl Node {
         let listener = TcpListener::bind(section.status).await;
         let listener = listener.map_err(|source| StartError::Status { address: section.status, source })?;
         let status = listener.local_addr().unwrap_or(section.status);
-        let (registry, etcd_stats) = open_registry(&config, None).await?;
+        let Opened { registry, etcd_stats, .. } = open_registry(&config, None, false).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let parts = Parts { config: section, region: config.region.clone(), registry, disk, keeper: None };
         let Joined { handle, source, address, told } = spawn(parts, &tasks, &stop).await?;
