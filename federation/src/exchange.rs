@@ -211,7 +211,7 @@ pub struct Exchange {
     now: Monotonic,
     /// None for a leaf.
     own: Option<OwnRegion>,
-    /// Other regions; at most [`limits::ORIGINS`].
+    /// Other regions; with the own one, at most [`limits::ORIGINS`].
     held: BTreeMap<RegionName, Holding>,
     /// Moments at which what is held was the newest.
     proofs: BTreeMap<RegionName, Proof>,
@@ -270,7 +270,7 @@ impl Exchange {
         for Saved { head, state, age } in image.origins {
             let origin = head.head.origin.clone();
             let good = origin != self.region
-                && self.held.len() < limits::ORIGINS
+                && self.held.len() < limits::ORIGINS - 1
                 && state.root() == head.head.version.root
                 && (Verified::check_kept(&*self.verifier, &head).is_ok() || planted!(ImageUnchecked));
             if !good {

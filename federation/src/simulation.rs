@@ -58,6 +58,9 @@ fn what_the_exchange_promises_holds() {
                 if seed >= first + count {
                     break;
                 }
+                if (seed - first) % 5_000 == 4_999 {
+                    println!("{} seeds in {:.0} s", seed - first + 1, begin.elapsed().as_secs_f64());
+                }
                 if let Err(broken) = run(seed, None) {
                     println!("seed {seed}: {broken}");
                     println!("  {}", replay(seed));

@@ -98,7 +98,7 @@ impl Exchange {
                 self.note_outdated(&opening.head);
                 return Ok(());
             }
-            if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS {
+            if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS - 1 {
                 return Err(Violation::TooManyOrigins);
             }
             if !self.is_signed(id, &opening.head)? {
