@@ -211,7 +211,7 @@ pub struct Exchange {
     now: Monotonic,
     /// None for a leaf.
     own: Option<OwnRegion>,
-    /// Other regions; at most [`limits::ORIGINS`].
+    /// Other regions; with the own one, at most [`limits::ORIGINS`].
     held: BTreeMap<RegionName, Holding>,
     /// Moments at which what is held was the newest.
     proofs: BTreeMap<RegionName, Proof>,
@@ -270,7 +270,7 @@ impl Exchange {
         for Saved { head, state, age } in image.origins {
             let origin = head.head.origin.clone();
             let good = origin != self.region
-                && self.held.len() < limits::ORIGINS
+                && self.held.len() < limits::ORIGINS - 1
                 && state.root() == head.head.version.root
                 && (Verified::check_kept(&*self.verifier, &head).is_ok() || planted!(ImageUnchecked));
             if !good {
@@ -329,9 +329,12 @@ impl Exchange {
     /// A link is down.
     pub fn handle_link_down(&mut self, now: Monotonic, id: LinkId) {
         let now = self.see(now);
-        if let Some(link) = self.links.remove(&id) {
+        if self.links.remove(&id).is_some() {
             self.abandon(now, id);
-            self.judge(now, &link.peer.region);
+            // A leaf loses all that its node said of its own links.
+            if !planted!(DownUntold) {
+                self.judge_all(now);
+            }
         }
     }
 
@@ -385,7 +388,8 @@ impl Exchange {
     #[must_use]
     pub fn next_timeout(&self) -> Monotonic {
         let subscribed = self.links.values().filter(|link| link.peer.role == PeerRole::Node);
-        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(self.turn, Monotonic::min)
+        let turn = if planted!(TurnsForgotten) { NEVER } else { self.turn };
+        subscribed.map(|link| link.next_ping.min(link.next_digest)).fold(turn, Monotonic::min)
     }
 
     /// The next thing to do.

@@ -76,6 +76,12 @@ pub(crate) mod bugs {
         NonceUnchecked,
         /// The registry is raised before it proved that it lacks what was heard of.
         RaiseUnproven,
+        /// The registry is asked to be raised as often as there is cause.
+        RaiseUnlimited,
+        /// An origin that grows old is noticed only when something else happens.
+        TurnsForgotten,
+        /// A lost link changes nothing that is told.
+        DownUntold,
         /// Parts are sent without waiting for those before.
         WindowIgnored,
     }

@@ -105,8 +105,9 @@ struct WireNotice {
     ingress: Vec<WireIngress>,
 }
 
-/// The record of a service. Tags and metadata are left out of a service whose record would be longer than `most` with
-/// them: addresses matter more.
+/// The record of a service in at most `most` bytes. Where it would be longer, tags and metadata are left out first, since
+/// addresses matter more; then subsets with their endpoints, the smallest first: a service with hundreds of versions that
+/// have long names is still told of, and does not keep the rest of its region from being told.
 #[must_use]
 pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
     let subset = |s: &Subset| WireSubset {
@@ -143,7 +144,28 @@ pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
             endpoint.tags.clear();
         }
     }
+    while wire.encoded_len() > most && !wire.subsets.is_empty() {
+        drop_smallest(&mut wire);
+    }
     wire.encode_to_vec().into()
+}
+
+/// Removes the smaller half of the subsets, at least one, and their endpoints.
+fn drop_smallest(wire: &mut WireSummary) {
+    let mut order: Vec<usize> = (0..wire.subsets.len()).collect();
+    order.sort_by_key(|at| wire.subsets.get(*at).map(|s| (std::cmp::Reverse((s.healthy, s.total)), *at)));
+    order.truncate(wire.subsets.len() / 2);
+    order.sort_unstable();
+    let endpoints = wire.endpoints.len();
+    wire.endpoints.retain_mut(|endpoint| match order.binary_search(&(endpoint.subset as usize)) {
+        Ok(moved) => {
+            endpoint.subset = u32::try_from(moved).unwrap_or(u32::MAX);
+            true
+        }
+        Err(_) => false,
+    });
+    wire.subsets = order.iter().filter_map(|at| wire.subsets.get(*at).cloned()).collect();
+    wire.sampled |= wire.endpoints.len() < endpoints;
 }
 
 /// What a region tells of a service.
@@ -346,6 +368,39 @@ mod tests {
         {
             assert!(matches!(told(host, port), Err(BadRecord::Wrong(_))), "{host}:{port}");
         }
+    }
+
+    /// One workload's registrations must not silence its region.
+    #[test]
+    fn a_service_of_many_long_versions_still_fits() {
+        let subset = |n: u32| Subset {
+            zone: "za".parse().unwrap(),
+            version: format!("{n:0256}").into(),
+            group: "g".repeat(256).into(),
+            healthy: 1 + n % 3,
+            total: 4,
+            weight: 100,
+        };
+        let endpoint = |n: u32| RemoteEndpoint {
+            id: format!("i-{n:04}").into(),
+            host: "10.0.0.1".into(),
+            port: 80,
+            weight: 100,
+            subset: n,
+            degraded: false,
+            tags: vec!["t".repeat(256).into(); 8],
+            metadata: BTreeMap::new(),
+        };
+        let summary = Summary {
+            subsets: (0..256).map(subset).collect(),
+            endpoints: (0..32).map(endpoint).collect(),
+            sampled: true,
+            headroom: None,
+        };
+        let bytes = encode_summary(&summary, MOST);
+        assert!(bytes.len() <= MOST, "{}", bytes.len());
+        let told = decode_summary(&bytes).unwrap();
+        assert!(told.subsets.len() >= 64 && told.subsets.iter().all(|s| s.healthy == 3), "the largest stay");
     }
 
     #[test]

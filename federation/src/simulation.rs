@@ -26,15 +26,21 @@ type Broken = String;
 /// Runs the world of `seed` from its beginning to its end.
 fn run(seed: u64, bug: Option<Bug>) -> Result<(), Broken> {
     plant(bug);
-    let result = World::new(seed).run();
+    let result = std::panic::catch_unwind(|| World::new(seed).run());
     plant(None);
-    result
+    result.unwrap_or_else(|_| Err("something panicked; see above".into()))
 }
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable)
         .ok()
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
+}
+
+/// The command that shows what happened.
+fn replay(seed: u64) -> String {
+    let test = "cargo test -p meridian-federation --release simulation::what -- --nocapture";
+    format!("MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 {test}")
 }
 
 #[test]
@@ -52,21 +58,20 @@ fn what_the_exchange_promises_holds() {
                 if seed >= first + count {
                     break;
                 }
+                if (seed - first) % 5_000 == 4_999 {
+                    println!("{} seeds in {:.0} s", seed - first + 1, begin.elapsed().as_secs_f64());
+                }
                 if let Err(broken) = run(seed, None) {
-                    failures.push((seed, broken));
+                    println!("seed {seed}: {broken}");
+                    println!("  {}", replay(seed));
+                    failures.push(seed);
                 }
             }
             failures
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a seed panicked")).collect::<Vec<_>>()
+        threads.into_iter().flat_map(|thread| thread.join().expect("a seed panicked")).collect::<Vec<u64>>()
     });
-    for (seed, broken) in &failures {
-        println!("seed {seed}: {broken}");
-        println!(
-            "  MERIDIAN_SEED={seed} MERIDIAN_TRACE=1 cargo test -p meridian-federation --release simulation"
-        );
-    }
     let count = next.into_inner().min(first + count) - first;
     let seconds = begin.elapsed().as_secs_f64();
     println!("{count} seeds in {seconds:.1} s: {:.0} a minute", count as f64 / seconds * 60.0);

@@ -424,6 +424,15 @@ impl Config {
         if self.zones.is_empty() {
             add("zones", "must name at least one zone".into());
         }
+        if self.zones.iter().enumerate().any(|(at, zone)| self.zones[..at].contains(zone)) {
+            add("zones", "must name each zone once".into());
+        }
+        if self.lookups.max_remote_age < Duration::from_secs(30) {
+            add(
+                "lookups.max_remote_age",
+                "must be at least 30s, when a region that is silent becomes stale".into(),
+            );
+        }
         if let RegistryConfig::Etcd(etcd) = &self.registry {
             if etcd.endpoints.is_empty() {
                 add("registry.endpoints", "must name at least one client URL of etcd".into());

@@ -2,6 +2,8 @@
 
 use crate::neighbourhood::OtherRegion;
 use arc_swap::ArcSwap;
+use foldhash::SharedSeed;
+use foldhash::fast::SeedableRandomState;
 use meridian_model::binding::{Binding, Manifest};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceKey, ServiceName};
 use meridian_model::neighbours::{Drain, Drained};
@@ -207,7 +209,8 @@ impl Changes {
 
 /// Everything that lookups read.
 pub struct Directory {
-    services: papaya::HashMap<ServiceKey, Arc<Published>>,
+    /// Names come from outside, so each process hashes them with a seed of its own.
+    services: papaya::HashMap<ServiceKey, Arc<Published>, SeedableRandomState>,
     /// Counts services that came and readiness, for those who watch a service that is not known.
     set: watch::Sender<u64>,
     rules: ArcSwap<Rules>,
@@ -218,7 +221,10 @@ pub struct Directory {
 impl Default for Directory {
     fn default() -> Self {
         Self {
-            services: papaya::HashMap::new(),
+            services: papaya::HashMap::with_hasher(SeedableRandomState::with_seed(
+                rand::random(),
+                SharedSeed::global_random(),
+            )),
             set: watch::Sender::new(0),
             rules: ArcSwap::default(),
             currency: Currency {

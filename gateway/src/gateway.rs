@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -161,7 +161,8 @@ impl Gateway {
             None => disk.gateway_id().map_err(disk_error)?,
         };
         let loaded = disk.load()?;
-        let (registry, etcd_stats) = open_registry(&config, loaded.known).await?;
+        let Opened { registry, etcd_stats, claim } =
+            open_registry(&config, loaded.known, loaded.image.is_some()).await?;
 
         let workers = config
             .http
@@ -241,6 +242,9 @@ impl Gateway {
                 tracing::error!(%failed, "the built-in policy did not compile; the native fallback answers")
             }
         }
+        if let Some(claim) = claim {
+            claim.settle().await?;
+        }
         let server = Server::start(&config.http, envelope, &host, workers, stop.clone()).await?;
 
         let member = Member { http: server.address.to_string(), version: env!("CARGO_PKG_VERSION").into() };
@@ -294,26 +298,73 @@ fn boxed<T>(task: impl Future<Output = T> + Send + 'static) -> futures::future::
     Box::pin(task)
 }
 
-pub(crate) type Opened = (Arc<dyn Registry>, Option<Arc<EtcdStats>>);
+pub(crate) struct Opened {
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) etcd_stats: Option<Arc<EtcdStats>>,
+    claim: Option<Claim>,
+}
 
-pub(crate) async fn open_registry(config: &Config, known: Option<Known>) -> Result<Opened, StartError> {
+/// With an image from disk there is something to serve already, and it does not wait for etcd.
+pub(crate) async fn open_registry(
+    config: &Config,
+    known: Option<Known>,
+    has_image: bool,
+) -> Result<Opened, StartError> {
     match &config.registry {
         RegistryConfig::Embedded { file } => {
             let file = file.clone().unwrap_or_else(|| config.data_dir.join("registry.redb"));
-            Ok((Arc::new(EmbeddedRegistry::open(Some(&file), &config.region)?), None))
+            let registry = Arc::new(EmbeddedRegistry::open(Some(&file), &config.region)?);
+            Ok(Opened { registry, etcd_stats: None, claim: None })
         }
         RegistryConfig::Etcd(section) => {
-            let registry = EtcdRegistry::connect(&etcd(section, config))?;
+            let registry = Arc::new(EtcdRegistry::connect(&etcd(section, config))?);
+            let claim = Claim::begin(Arc::clone(&registry), known);
+            let etcd_stats = Some(registry.stats());
+            let claim = if has_image {
+                Some(claim)
+            } else {
+                claim.end().await?;
+                None
+            };
+            Ok(Opened { registry, etcd_stats, claim })
+        }
+    }
+}
+
+/// The taking of etcd for this region, under way.
+struct Claim(JoinHandle<Result<(), RegistryError>>);
+
+impl Claim {
+    fn begin(registry: Arc<EtcdRegistry>, known: Option<Known>) -> Self {
+        Self(tokio::spawn(async move {
             match registry.claim(known).await {
-                Ok(_) => {}
+                Ok(_) => Ok(()),
                 Err(RegistryError::Unavailable(reason)) => {
                     tracing::warn!(reason, "etcd does not answer; starting without it");
+                    Ok(())
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => Err(error),
             }
-            let stats = registry.stats();
-            Ok((Arc::new(registry), Some(stats)))
+        }))
+    }
+
+    /// # Errors
+    /// What waiting will not change.
+    async fn end(self) -> Result<(), RegistryError> {
+        self.0.await.unwrap_or_else(|failed| Err(RegistryError::Unavailable(failed.to_string())))
+    }
+
+    /// Ends the start for what is known to be wrong by now. What turns out later is told; the watch tells it again.
+    async fn settle(self) -> Result<(), RegistryError> {
+        if self.0.is_finished() {
+            return self.end().await;
         }
+        tokio::spawn(async move {
+            if let Err(error) = self.end().await {
+                tracing::error!(%error, "the registry cannot be used until this is put right; serving from disk alone");
+            }
+        });
+        Ok(())
     }
 }
 

@@ -451,9 +451,9 @@ impl Keeper {
         let mut course = self.returning.get(&snapshot.key).copied().unwrap_or_default();
         let ramp = course.ramp(here, elsewhere, now);
         match course {
-            Return::Home => drop(self.returning.remove(&snapshot.key)),
-            Return::Away(_) | Return::Ramping(_) => drop(self.returning.insert(snapshot.key.clone(), course)),
-        }
+            Return::Home => self.returning.remove(&snapshot.key),
+            Return::Away(..) | Return::Ramping(_) => self.returning.insert(snapshot.key.clone(), course),
+        };
         ramp
     }
 

@@ -205,7 +205,7 @@ impl Neighbourhood {
         let heard = Heard {
             freshness: age.map_or(Freshness::Stale, Freshness::of_age_ms),
             reachable: known.reachable,
-            draining: notice.draining.is_some(),
+            draining: notice.draining.is_some() || catalog.is_drained(region),
             round_trip_ms: known.round_trip_ms,
         };
         let standing = known.damper.show(heard, now);

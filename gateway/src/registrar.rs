@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How often a write is tried again when somebody else wrote in between.
+/// Largest registration, as JSON (DESIGN 5).
+const MAX_REGISTRATION: usize = 16 * 1024;
 const MAX_CONFLICTS: usize = 8;
 
 /// `If-Match` and `If-None-Match` of a write.
@@ -538,6 +540,14 @@ fn apply_patch(instance: &mut Instance, patch: &PatchBody, reason: &str) -> Resu
             errors.push(FieldError::new("reason", "must be at most 256 bytes without control characters"));
         }
         instance.reason = SmolStr::new(reason);
+    }
+    // Patch upon patch must not make what no registration could be.
+    let size = serde_json::to_vec(&instance.declared).map_or(usize::MAX, |bytes| bytes.len());
+    if size > MAX_REGISTRATION {
+        let detail = format!(
+            "the instance would take {size} bytes, more than the {MAX_REGISTRATION} of a registration"
+        );
+        errors.push(FieldError::new("metadata", detail));
     }
     if errors.is_empty() { Ok(()) } else { Err(Problem::fields(errors)) }
 }

@@ -282,6 +282,12 @@ impl Catalog {
         self.drains.iter().map(|(drained, (drain, modified))| (drained, drain, *modified))
     }
 
+    /// Whether operators of this region want that one spared as a whole.
+    #[must_use]
+    pub fn is_drained(&self, region: &RegionName) -> bool {
+        self.drains.contains_key(&(region.clone(), None))
+    }
+
     /// Other regions.
     #[must_use]
     pub fn neighbours(&self) -> &Neighbours {

@@ -93,8 +93,8 @@ pub enum Return {
     /// Nothing to return from.
     #[default]
     Home,
-    /// Nothing healthy since then, while other regions have something.
-    Away(Monotonic),
+    /// Nothing healthy since then, while other regions have something; and since when it was on its way back before.
+    Away(Monotonic, Option<Monotonic>),
     /// Something healthy again since then.
     Ramping(Monotonic),
 }
@@ -105,10 +105,13 @@ impl Return {
     pub fn ramp(&mut self, here: bool, elsewhere: bool, now: Monotonic) -> u32 {
         *self = match (*self, here, elsewhere) {
             (_, _, false) | (Self::Home, true, true) => Self::Home,
-            (Self::Away(since), false, true) => Self::Away(since),
-            (_, false, true) => Self::Away(now),
-            (Self::Away(since), true, true) if now.since(since) < EMPTY_FOR => Self::Home,
-            (Self::Away(_), true, true) => Self::Ramping(now),
+            (away @ Self::Away(..), false, true) => away,
+            (Self::Ramping(since), false, true) => Self::Away(now, Some(since)),
+            (Self::Home, false, true) => Self::Away(now, None),
+            (Self::Away(since, before), true, true) if now.since(since) < EMPTY_FOR => {
+                before.map_or(Self::Home, Self::Ramping)
+            }
+            (Self::Away(..), true, true) => Self::Ramping(now),
             (Self::Ramping(since), true, true)
                 if ramp(since, now, SERVICE_STEP, SERVICE_STEPS) == FULL_RAMP =>
             {
@@ -118,7 +121,7 @@ impl Return {
         };
         match *self {
             Self::Ramping(since) => ramp(since, now, SERVICE_STEP, SERVICE_STEPS),
-            Self::Home | Self::Away(_) => FULL_RAMP,
+            Self::Home | Self::Away(..) => FULL_RAMP,
         }
     }
 }
@@ -189,9 +192,16 @@ mod tests {
         assert_eq!(service.ramp(true, true, at(10_900)), 500);
         assert_eq!(service.ramp(true, true, at(15_000)), FULL_RAMP);
         assert_eq!(service, Return::Home);
+        // A blip on the way back is no reason to skip the rest of it.
+        service.ramp(false, true, at(16_000));
+        assert_eq!(service.ramp(true, true, at(19_000)), 100);
+        service.ramp(false, true, at(20_500));
+        assert_eq!(service.ramp(true, true, at(21_200)), 300);
+        service.ramp(true, true, at(40_000));
+        assert_eq!(service, Return::Home);
         // Where there is nobody to share with, everything is carried here at once.
-        service.ramp(false, true, at(20_000));
-        assert_eq!(service.ramp(true, false, at(30_000)), FULL_RAMP);
+        service.ramp(false, true, at(50_000));
+        assert_eq!(service.ramp(true, false, at(60_000)), FULL_RAMP);
     }
 
     proptest! {

@@ -4,14 +4,15 @@
 use crate::names::ZoneName;
 use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
 use crate::remote::{Freshness, Remote};
+use crate::share;
 use crate::snapshot::Snapshot;
 use crate::status::Status;
 use smol_str::SmolStr;
 
 /// All traffic stays in a zone while `healthy * 1.4 >= all`, that is down to 71.4 % healthy (Envoy's default).
 /// In parts of 1,000.
-const OVERPROVISIONING: u64 = 1_400;
-const SCALE: u64 = 1_000;
+const OVERPROVISIONING: u128 = 1_400;
+const SCALE: u128 = 1_000;
 
 /// The plan of the native fallback for a caller in `zone`: one plan, never refused.
 #[must_use]
@@ -33,16 +34,17 @@ pub fn fallback(snapshot: &Snapshot, zone: Option<&ZoneName>) -> ReadyPlans {
         .collect();
     let (evacuated, staying): (Vec<_>, Vec<_>) = eligible.iter().copied().partition(|(at, _)| yields(*at));
     let (near, far): (Vec<_>, Vec<_>) = staying.into_iter().partition(|(at, _)| in_zone(*at));
-    let weight = |of: &[(u32, u64)]| of.iter().map(|(_, w)| w).sum::<u64>();
+    let weight = |of: &[(u32, u64)]| of.iter().map(|(_, w)| u128::from(*w)).sum::<u128>();
     let (near_weight, far_weight) = (weight(&near), weight(&far));
     let stays = if far_weight == 0 { SCALE } else { stay_share(snapshot, zone, near_weight) };
     let mut tiers = Vec::new();
     if near_weight > 0 {
         // Cross-multiplied, so that both sides get their share whatever the sums of their weights are.
-        let kept = near.iter().map(|(at, w)| (*at, w * stays * far_weight.max(1)));
-        let spilled = far.iter().map(|(at, w)| (*at, w * (SCALE - stays) * near_weight));
+        let kept = near.iter().map(|(at, w)| (*at, u128::from(*w) * stays * far_weight.max(1)));
+        let spilled = far.iter().map(|(at, w)| (*at, u128::from(*w) * (SCALE - stays) * near_weight));
+        let mixed = share::narrow(kept.chain(spilled).collect());
         let reason = if stays == SCALE { "zone" } else { "zone, spilling to the region" };
-        tiers.extend(ReadyTier::new(0, SmolStr::new_static(reason), kept.chain(spilled)));
+        tiers.extend(ReadyTier::new(0, SmolStr::new_static(reason), mixed.into_iter()));
     }
     tiers.extend(ReadyTier::new(1, SmolStr::new_static("region"), far.into_iter()));
     let (sound, doubtful): (Vec<_>, Vec<_>) = by_rank(snapshot).into_iter().partition(|(_, r)| {
@@ -75,12 +77,12 @@ fn other_region(snapshot: &Snapshot, number: u32, at: usize, remote: &Remote) ->
 }
 
 /// The share of the zone's traffic that stays in it, in parts of [`SCALE`].
-fn stay_share(snapshot: &Snapshot, zone: Option<&ZoneName>, healthy: u64) -> u64 {
-    let failed: u64 = snapshot
+fn stay_share(snapshot: &Snapshot, zone: Option<&ZoneName>, healthy: u128) -> u128 {
+    let failed: u128 = snapshot
         .endpoints
         .iter()
         .filter(|e| Some(e.zone()) == zone && matches!(e.status, Status::Unhealthy | Status::Expired))
-        .map(|e| u64::from(e.instance.declared.weight))
+        .map(|e| u128::from(e.instance.declared.weight))
         .sum();
     (healthy * OVERPROVISIONING).checked_div(healthy + failed).unwrap_or(0).min(SCALE)
 }

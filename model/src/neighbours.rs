@@ -153,7 +153,10 @@ impl Neighbours {
                 known.notice.draining_zones.contains(zone)
                     || drains.contains_key(&(region.clone(), Some(zone.clone())))
             };
-            let draining = known.standing.draining || drains.contains_key(&(region.clone(), None));
+            let whole = summary.subsets.iter().all(|s| s.healthy == 0 || evacuated(&s.zone))
+                && summary.subsets.iter().any(|s| s.healthy > 0);
+            // All of its zones that could serve: then it is the region that yields.
+            let draining = known.standing.draining || drains.contains_key(&(region.clone(), None)) || whole;
             remotes.push(Remote {
                 region: region.clone(),
                 standing: Standing { draining, ..known.standing },

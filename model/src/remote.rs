@@ -135,10 +135,27 @@ impl Remote {
         let ingress = (0..self.ingress.len())
             .filter(move |_| by_ingress && serves)
             .map(|at| (at + self.summary.endpoints.len(), 1));
+        // Of a sample, each subset's endpoints stand for all of it.
+        let mut told: Vec<u64> = vec![0; self.summary.subsets.len()];
+        for endpoint in &self.summary.endpoints {
+            if let Some(sum) = told.get_mut(endpoint.subset as usize) {
+                *sum = sum.saturating_add(u64::from(endpoint.weight));
+            }
+        }
+        let weight = move |e: &RemoteEndpoint| {
+            let own = u64::from(e.weight);
+            match (self.summary.subsets.get(e.subset as usize), told.get(e.subset as usize)) {
+                (Some(subset), Some(told)) if self.summary.sampled && *told > 0 => {
+                    // In thousandths, so that nothing is rounded away; capacities are far below 2^40.
+                    own.saturating_mul(subset.weight.saturating_mul(1_000)) / told
+                }
+                _ => own,
+            }
+        };
         let endpoints = self.summary.endpoints.iter().enumerate();
         let endpoints = endpoints
             .filter(move |(_, e)| !by_ingress && subset.is_none_or(|wanted| wanted == e.subset))
-            .map(|(at, e)| (at, u64::from(e.weight)));
+            .map(move |(at, e)| (at, weight(e).max(1)));
         endpoints.chain(ingress)
     }
 }

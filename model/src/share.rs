@@ -40,7 +40,7 @@ pub(crate) fn spread(choices: &[Choice], snapshot: &Snapshot) -> Vec<(u32, u64)>
 }
 
 /// Scales weights so that their sum is small enough to add up, and none falls to zero.
-fn narrow(wide: Vec<(u32, u128)>) -> Vec<(u32, u64)> {
+pub(crate) fn narrow(wide: Vec<(u32, u128)>) -> Vec<(u32, u64)> {
     let total = wide.iter().fold(0u128, |sum, (_, weight)| sum.saturating_add(*weight));
     let by = (total / SCALED_TOTAL).max(1);
     let scaled = wide.into_iter().filter(|(_, weight)| *weight > 0);

@@ -151,8 +151,9 @@ fn key(subset: &Subset) -> (&ZoneName, &SmolStr, &SmolStr) {
     (&subset.zone, &subset.version, &subset.group)
 }
 
-/// The endpoints that travel with the position of their subset: in turn of one zone after the other, so that a sample is
-/// spread, and within a zone by weighted rendezvous hashing, so that it changes as little as possible.
+/// The endpoints that travel with the position of their subset: one of each subset first, as far as there is room, so that
+/// none is without an address; then in turn of one zone after the other, so that a sample is spread. Within a zone by
+/// weighted rendezvous hashing, so that it changes as little as possible.
 fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, u32)> {
     let mut zones: BTreeMap<&ZoneName, Vec<(&Endpoint, u32)>> = BTreeMap::new();
     for endpoint in snapshot.endpoints.iter().filter(|e| e.status.is_eligible()) {
@@ -171,6 +172,22 @@ fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, 
         }
     }
     let mut chosen = Vec::new();
+    let mut seen = vec![false; subsets.len()];
+    for members in zones.values_mut() {
+        // One of each subset moves to the front; the order is otherwise kept.
+        let (mut firsts, mut others) = (Vec::new(), Vec::new());
+        for member in members.drain(..) {
+            match seen.get_mut(member.1 as usize) {
+                Some(seen @ false) => {
+                    *seen = true;
+                    firsts.push(member);
+                }
+                _ => others.push(member),
+            }
+        }
+        firsts.extend(others);
+        *members = firsts;
+    }
     let mut round = 0;
     while chosen.len() < MAX_ENDPOINTS {
         let before = chosen.len();

@@ -8,7 +8,7 @@ use crate::cell::Cell;
 use crate::fault::{Fault, FaultKind};
 use crate::inbox::{Inbox, News};
 use crate::library::Library;
-use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, MAX_VIEWS, SHARED_SERVICES};
+use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, BATCH_SERVICES, MAX_VIEWS, SHARED_SERVICES};
 use crate::preparation::{Batch, Order, Parcel, Prepared};
 use crate::stats::Counters;
 use crate::view::View;
@@ -108,7 +108,8 @@ pub(crate) enum LaneName {
     House,
     /// Uploaded policies that prepare quickly.
     Quick,
-    /// Uploaded policies that do not.
+    /// Uploaded policies that do not, and when there is nothing else, bringing services together that share too many cells:
+    /// nobody waits for that, and it takes longer than a lookup may.
     Slow,
 }
 
@@ -361,9 +362,9 @@ impl Clerk {
             let order = Order { snapshot, callers: vec![Arc::clone(&question.caller)], banned };
             return Some(Job::Evaluate { order, question });
         }
-        let shared = self.lanes[lane].name == LaneName::House;
-        let mut slots = self.take_queued(lane, if shared { SHARED_SERVICES } else { 1 });
-        if slots.is_empty() && shared {
+        let name = self.lanes[lane].name;
+        let mut slots = self.take_queued(lane, if name == LaneName::House { BATCH_SERVICES } else { 1 });
+        if slots.is_empty() && name == LaneName::Slow {
             slots = self.sparse();
         }
         let orders: Vec<Order> = slots.into_iter().filter_map(|slot| self.order(slot, now)).collect();
@@ -395,8 +396,8 @@ impl Clerk {
         taken
     }
 
-    /// Services whose cells are mostly empty: every change of a service leaves a hole in the cell that it shared. Opened
-    /// anew together, they need fewer cells.
+    /// Services whose cells are mostly empty: they were prepared a few at a time, and every change of a service leaves a hole
+    /// in the cell that it shared. Opened anew together, they need fewer cells.
     fn sparse(&self) -> Vec<u32> {
         let mut by_version: HashMap<PolicyVersion, Vec<&Group>> = HashMap::new();
         for group in self.groups.values() {

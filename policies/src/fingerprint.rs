@@ -43,11 +43,13 @@ fn hash_place(hash: &mut Xxh3, place: Place<'_>) {
         hash.update(text.as_bytes());
     };
     let (remote, address) = match place {
-        Place::Here(endpoint) => return hash.update(&endpoint.rendered),
+        Place::Here(endpoint) => {
+            hash.update(&endpoint.rendered);
+            return hash.update(&[u8::from(endpoint.degraded)]);
+        }
         Place::There(remote, address) => (remote, address),
     };
     text(remote.region.as_str());
-    text(remote.standing.freshness.as_str());
     let port = match address {
         Address::Endpoint(e) => {
             text(&e.id);
@@ -55,6 +57,8 @@ fn hash_place(hash: &mut Xxh3, place: Place<'_>) {
             let subset = remote.subset_of(e);
             text(subset.map_or("", |s| s.zone.as_str()));
             text(subset.map_or("", |s| s.version.as_str()));
+            text(if e.degraded { "degraded" } else { "" });
+            text(&e.tags.len().to_string());
             e.tags.iter().for_each(|tag| text(tag));
             e.metadata.iter().for_each(|(key, value)| {
                 text(key);

@@ -140,19 +140,14 @@ impl<'a> Levels<'a> {
     /// The levels of one side.
     pub fn of(service: &'a Service, caller: &Caller, settings: Settings, side: &dyn Side) -> Self {
         let builder = Builder { service, settings, side };
-        let own = |endpoint: &Endpoint<'_>| !caller.zone.is_empty() && endpoint.zone() == caller.zone;
-        let draining = |endpoint: &Endpoint<'_>| service.is_draining_zone(endpoint.zone());
-        let nearest = builder.local("own zone", &|one| own(one) && !draining(one));
-        let rest =
-            if nearest.members.is_empty() && nearest.capacity == 0 { "the region" } else { "other zones" };
+        let [nearest, rest, evacuated] = builder.local(caller);
         let mut levels = Levels {
             service,
-            local: vec![nearest, builder.local(rest, &|one| !own(one) && !draining(one))],
+            local: vec![nearest, rest],
             remote: Vec::new(),
             pulls: Vec::new(),
             last: Vec::new(),
         };
-        let evacuated = builder.local("zones being drained", &|one| draining(one));
         if settings.region_fallback == RegionFallback::Never {
             levels.last.push(evacuated);
             return levels;
@@ -327,6 +322,31 @@ fn mixed(levels: &[(&Level, Load)]) -> Tier {
     choices.into_iter().fold(Tier::new(reason), |tier, (to, weight)| tier.with(to, weight))
 }
 
+/// Endpoints of one level, with the weights on both sides of its health fraction.
+struct Gathered {
+    members: Vec<(Destination, u64)>,
+    healthy: u64,
+    unhealthy: u64,
+}
+
+impl Gathered {
+    const fn new() -> Self {
+        Gathered { members: Vec::new(), healthy: 0, unhealthy: 0 }
+    }
+
+    fn add(&mut self, endpoint: Endpoint<'_>) {
+        let weight = u64::from(endpoint.weight());
+        match endpoint.status() {
+            Status::Healthy => {
+                self.healthy += weight;
+                self.members.push((Destination::Endpoint(endpoint.position()), weight));
+            }
+            Status::Unhealthy => self.unhealthy += weight,
+            Status::Starting | Status::Draining => {}
+        }
+    }
+}
+
 struct Builder<'s, 'a> {
     service: &'a Service,
     settings: Settings,
@@ -355,20 +375,27 @@ impl<'a> Builder<'_, 'a> {
         (ALL * factor * healthy / (all * 10_000)).min(ALL)
     }
 
-    fn local(&self, name: &str, fits: &dyn Fn(&Endpoint<'a>) -> bool) -> Level {
-        let mut members = Vec::new();
-        let (mut healthy, mut unhealthy) = (0u128, 0u128);
-        for endpoint in self.service.endpoints().filter(|one| self.side.has(*one) && fits(one)) {
-            match endpoint.status() {
-                Status::Healthy => {
-                    healthy += u128::from(endpoint.weight());
-                    members.push((Destination::Endpoint(endpoint.position()), u64::from(endpoint.weight())));
-                }
-                Status::Unhealthy => unhealthy += u128::from(endpoint.weight()),
-                Status::Starting | Status::Draining => {}
+    /// The caller's own zone, the other zones, and those that are being drained.
+    fn local(&self, caller: &Caller) -> [Level; 3] {
+        let zone = self.service.zone_number(&caller.zone);
+        let [mut own, mut others, mut evacuated] = [const { Gathered::new() }; 3];
+        // Once over the endpoints, of which there may be thousands.
+        for endpoint in self.service.endpoints().filter(|one| self.side.has(*one)) {
+            if endpoint.is_in_draining_zone() {
+                evacuated.add(endpoint);
+            } else if endpoint.is_in(zone) {
+                own.add(endpoint);
+            } else {
+                others.add(endpoint);
             }
         }
-        Level { reason: self.reason(name, ""), members, capacity: self.capacity(healthy, unhealthy) }
+        let rest = if own.members.is_empty() { "the region" } else { "other zones" };
+        let level = |name, gathered: Gathered| Level {
+            reason: self.reason(name, ""),
+            capacity: self.capacity(gathered.healthy.into(), gathered.unhealthy.into()),
+            members: gathered.members,
+        };
+        [level("own zone", own), level(rest, others), level("zones being drained", evacuated)]
     }
 
     fn remote(&self, remote: Remote<'a>, remark: &str) -> Level {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::names::same;
 use crate::service::{Endpoint, Subset};
 
 /// A part of a service. Reads as `{"version": "1.2"}`, `{"group": "canary"}` or `{"tag": "blue"}` in a config, and as
@@ -23,8 +24,8 @@ impl Selector {
     /// Whether the endpoint belongs to it.
     pub fn selects(&self, endpoint: Endpoint<'_>) -> bool {
         match self {
-            Selector::Version(version) => endpoint.version() == version,
-            Selector::Group(group) => endpoint.group() == group,
+            Selector::Version(version) => same(endpoint.version(), version),
+            Selector::Group(group) => same(endpoint.group(), group),
             Selector::Tag(tag) => endpoint.has_tag(tag),
         }
     }

@@ -1,11 +1,10 @@
 //! A service as a policy sees it: compact, because a gateway holds thousands of them in one instance.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 
 use crate::bindings::routing as wire;
-use crate::names::{Name, Names};
+use crate::names::{Column, Gathering, Name, Names, same};
 use crate::plan::Destination;
 
 /// What the host derived for an endpoint. Only healthy ones receive traffic, whatever a plan says.
@@ -68,6 +67,10 @@ struct SubsetRecord {
     weight: u64,
 }
 
+/// A zone of one [`Service`]; nothing where the service does not know it.
+#[derive(Clone, Copy)]
+pub(crate) struct ZoneNumber(Option<Name>);
+
 /// One service at one moment: its endpoints in this region and what is known of the others.
 ///
 /// Endpoint ids, capacities and metadata are not kept here; [`Details`] has them while a policy opens.
@@ -86,18 +89,17 @@ pub struct Service {
 
 impl Service {
     pub(crate) fn new(from: &wire::Service) -> Self {
-        let names = Names::new(&all_names(from));
-        // Every name looked up below was collected there, so none is missing.
-        let name = |text: &str| names.find(text).unwrap_or_default();
+        let mut names = Gathering::new();
+        let [mut zones, mut versions, mut groups, mut protocols] = [const { Column::new() }; 4];
         let mut tags = Vec::with_capacity(from.endpoints.iter().map(|endpoint| endpoint.tags.len()).sum());
         let endpoints = from.endpoints.iter().map(|endpoint| {
             let first_tag = tags.len() as u32;
-            tags.extend(endpoint.tags.iter().map(|tag| name(tag)));
+            tags.extend(endpoint.tags.iter().map(|tag| names.number(tag)));
             EndpointRecord {
-                zone: name(&endpoint.zone),
-                version: name(&endpoint.version),
-                group: name(&endpoint.group),
-                protocol: name(&endpoint.protocol),
+                zone: names.number_in(&mut zones, &endpoint.zone),
+                version: names.number_in(&mut versions, &endpoint.version),
+                group: names.number_in(&mut groups, &endpoint.group),
+                protocol: names.number_in(&mut protocols, &endpoint.protocol),
                 weight: endpoint.weight,
                 first_tag,
                 // A registration holds at most 16 KiB, so fewer tags than this.
@@ -116,15 +118,15 @@ impl Service {
         let remotes = from.remotes.iter().map(|remote| {
             let first_subset = subsets.len() as u32;
             subsets.extend(remote.subsets.iter().map(|subset| SubsetRecord {
-                zone: name(&subset.zone),
-                version: name(&subset.version),
-                group: name(&subset.group),
+                zone: names.number(&subset.zone),
+                version: names.number(&subset.version),
+                group: names.number(&subset.group),
                 healthy: subset.healthy,
                 total: subset.total,
                 weight: subset.weight,
             }));
             RemoteRecord {
-                region: name(&remote.region),
+                region: names.number(&remote.region),
                 ramp: remote.ramp,
                 round_trip_ms: remote.round_trip_ms,
                 headroom: remote.headroom,
@@ -141,16 +143,16 @@ impl Service {
         });
         let remotes = remotes.collect();
         Service {
-            namespace: name(&from.namespace),
-            name: name(&from.name),
-            region: name(&from.region),
+            namespace: names.number(&from.namespace),
+            name: names.number(&from.name),
+            region: names.number(&from.region),
             ramp: from.ramp,
-            draining_zones: from.draining_zones.iter().map(|zone| name(zone)).collect(),
+            draining_zones: from.draining_zones.iter().map(|zone| names.number(zone)).collect(),
             endpoints,
             tags: tags.into(),
             remotes,
             subsets: subsets.into(),
-            names,
+            names: names.finish(),
         }
     }
 
@@ -177,6 +179,11 @@ impl Service {
     /// Whether an operator is evacuating this zone: it should yield to others, never empty an answer.
     pub fn is_draining_zone(&self, zone: &str) -> bool {
         self.draining_zones.iter().any(|draining| self.names.get(*draining) == zone)
+    }
+
+    /// A zone as a number, for comparing it with those of many endpoints.
+    pub(crate) fn zone_number(&self, zone: &str) -> ZoneNumber {
+        ZoneNumber(self.names.number(zone).filter(|_| !zone.is_empty()))
     }
 
     /// Every endpoint of the region, whatever its status, in the order of the host's list.
@@ -230,24 +237,6 @@ impl fmt::Debug for Service {
     }
 }
 
-/// A set from the start: thousands of endpoints share a handful of names.
-fn all_names(from: &wire::Service) -> BTreeSet<&str> {
-    let mut all: BTreeSet<&str> = BTreeSet::new();
-    all.extend([&*from.namespace, &from.name, &from.region]);
-    all.extend(from.draining_zones.iter().map(String::as_str));
-    for endpoint in &from.endpoints {
-        all.extend([&*endpoint.zone, &endpoint.version, &endpoint.group, &endpoint.protocol]);
-        all.extend(endpoint.tags.iter().map(String::as_str));
-    }
-    for remote in &from.remotes {
-        all.insert(&remote.region);
-        for subset in &remote.subsets {
-            all.extend([&*subset.zone, &subset.version, &subset.group]);
-        }
-    }
-    all
-}
-
 /// An endpoint of the region.
 #[derive(Clone, Copy)]
 pub struct Endpoint<'a> {
@@ -264,6 +253,16 @@ impl<'a> Endpoint<'a> {
     /// The zone it runs in.
     pub fn zone(&self) -> &'a str {
         self.service.names.get(self.record.zone)
+    }
+
+    /// Whether it runs in this zone.
+    pub(crate) fn is_in(&self, zone: ZoneNumber) -> bool {
+        zone.0 == Some(self.record.zone)
+    }
+
+    /// Whether an operator is evacuating its zone.
+    pub(crate) fn is_in_draining_zone(&self) -> bool {
+        self.service.draining_zones.contains(&self.record.zone)
     }
 
     /// The version it registered, or empty.
@@ -315,7 +314,7 @@ impl<'a> Endpoint<'a> {
 
     /// Whether it carries this tag.
     pub fn has_tag(&self, tag: &str) -> bool {
-        self.tags().any(|own| own == tag)
+        self.tags().any(|own| same(own, tag))
     }
 }
 

@@ -93,7 +93,8 @@ impl Exchange {
             self.chase(now, id, origin, before);
             self.judge(now, origin);
         }
-        self.judge(now, &direct);
+        // What the beat before spoke of and this one does not, may not be reachable any more.
+        before.keys().chain([&direct]).for_each(|origin| self.judge(now, origin));
         Ok(())
     }
 

@@ -60,6 +60,11 @@ impl Gather {
         update.transfer < self.transfer || (update.transfer == self.transfer && update.part < self.next)
     }
 
+    /// Whether whole buckets are replaced, as was asked for.
+    pub(super) fn is_of_buckets(&self) -> bool {
+        matches!(&self.basis, Basis::Buckets(_))
+    }
+
     /// Whether some buckets only are replaced.
     pub(super) fn is_partial(&self) -> bool {
         matches!(&self.basis, Basis::Buckets(numbers) if numbers.len() < super::state::BUCKETS)

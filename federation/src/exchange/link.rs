@@ -26,6 +26,9 @@ pub(super) struct Link {
     pub(super) feeds: BTreeMap<RegionName, Feed>,
     /// What is coming from the peer, in parts.
     pub(super) gathers: BTreeMap<RegionName, Gather>,
+    /// When buckets of an origin were asked for that have not begun to come; names that the peer offered, so they are
+    /// forgotten when [`Link::drop_stalled`] is called.
+    pub(super) wanted: BTreeMap<RegionName, Monotonic>,
     /// Heads of others that failed the check since the last digest.
     pub(super) refusals: u32,
     /// Numbers updates.
@@ -57,6 +60,7 @@ impl Link {
             shown: BTreeMap::new(),
             feeds: BTreeMap::new(),
             gathers: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             refusals: 0,
             transfers: 0,
         }
@@ -82,6 +86,7 @@ impl Link {
 
     /// Gives up updates whose next part does not come; says how many.
     pub(super) fn drop_stalled(&mut self, now: Monotonic) -> u64 {
+        self.wanted.retain(|_, asked| now.since(*asked) < limits::TRANSFER_PATIENCE);
         let before = self.gathers.len();
         self.gathers.retain(|_, gather| now.since(gather.at) < limits::TRANSFER_PATIENCE);
         u64::try_from(before.saturating_sub(self.gathers.len())).unwrap_or(u64::MAX)

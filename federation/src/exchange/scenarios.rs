@@ -301,6 +301,34 @@ fn a_relay_may_err_but_not_for_long() {
     assert!(matches!(closed, Some(Violation::Unsigned(_))));
 }
 
+/// As many regions as are allowed are told to others in messages that they take.
+#[test]
+fn the_last_region_is_refused_and_the_others_are_told() {
+    let mut relay = exchange("relay", Node);
+    let mut closed = Vec::new();
+    for n in 0..limits::ORIGINS as u64 {
+        let name = format!("r{n}");
+        relay.handle_link_up(Monotonic(1_000), LinkId(n), peer(&name, Node));
+        relay.handle_message(Monotonic(1_000), LinkId(n), update_of(&name, &name, Vec::new()));
+        closed.extend(std::iter::from_fn(|| relay.poll_output()).filter(|o| matches!(o, Output::Close(..))));
+    }
+    let last = LinkId(limits::ORIGINS as u64 - 1);
+    assert_eq!(closed, [Output::Close(last, Violation::TooManyOrigins)]);
+    relay.handle_own(Monotonic(1_000), own(1, 1_000, OwnChange::All(Vec::new())));
+    relay.handle_link_up(Monotonic(1_000), LinkId(900), peer("x", Node));
+    let ping = message::Ping { nonce: 1, own: None, yours: None };
+    relay.handle_message(Monotonic(1_000), LinkId(900), Message::Ping(ping));
+    let sent = std::iter::from_fn(|| relay.poll_output()).filter_map(|output| match output {
+        Output::Send(LinkId(900), message) => Some(message),
+        _ => None,
+    });
+    let sent: Vec<Message> = sent.collect();
+    assert!(sent.iter().all(|message| message.check(&Limits::default()).is_ok()));
+    let told =
+        sent.iter().find_map(|m| if let Message::Beat(beat) = m { Some(beat.claims.len()) } else { None });
+    assert_eq!(told, Some(limits::ORIGINS));
+}
+
 /// A region's records that no peer would take stay at home, with the last good state in place.
 #[test]
 fn what_passes_the_limits_is_not_published() {

@@ -61,7 +61,7 @@ impl Exchange {
         if link.and_then(|l| l.shown.get(&head.head.origin)).is_some_and(|shown| shown.refused) {
             return Ok(());
         }
-        self.compare_buckets(id, &head.head.origin);
+        self.compare_buckets(now, id, &head.head.origin);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Exchange {
                 self.note_outdated(&opening.head);
                 return Ok(());
             }
-            if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS {
+            if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS - 1 {
                 return Err(Violation::TooManyOrigins);
             }
             if !self.is_signed(id, &opening.head)? {
@@ -107,6 +107,9 @@ impl Exchange {
             self.make_room(id, &origin);
             let gather = Gather::new(now, update.transfer, *opening);
             if let Some(link) = self.links.get_mut(&id) {
+                if gather.is_of_buckets() {
+                    link.wanted.remove(&origin);
+                }
                 link.gathers.insert(origin.clone(), gather);
             }
         }
@@ -134,8 +137,8 @@ impl Exchange {
         let partial = gather.is_partial();
         match gather.finish(self.held.get(&origin)) {
             Outcome::State(good) => self.take(now, good.0, good.1),
-            Outcome::Misfit if partial => self.want(id, &origin, Vec::new()),
-            Outcome::Misfit => self.compare_buckets(id, &origin),
+            Outcome::Misfit if partial => self.want(now, id, &origin, Vec::new()),
+            Outcome::Misfit => self.compare_buckets(now, id, &origin),
             Outcome::Wrong => return Err(Violation::WrongRoot),
         }
         Ok(())
@@ -162,12 +165,20 @@ impl Exchange {
     }
 
     /// Asks a publisher for the buckets that differ.
-    fn compare_buckets(&mut self, id: LinkId, origin: &RegionName) {
+    fn compare_buckets(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
         let digests = self.held.get(origin).map(|h| h.state.digests()).unwrap_or_default();
-        self.want(id, origin, digests);
+        self.want(now, id, origin, digests);
     }
 
-    fn want(&mut self, id: LinkId, origin: &RegionName, digests: Vec<[u8; 16]>) {
+    /// Once, until the answer begins: deltas that are on their way meanwhile do not fit either.
+    fn want(&mut self, now: Monotonic, id: LinkId, origin: &RegionName, digests: Vec<[u8; 16]>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let asked = link.wanted.get(origin);
+        if asked.is_some_and(|at| now.since(*at) < limits::BEAT_EVERY) || link.wanted.len() >= limits::ORIGINS
+        {
+            return;
+        }
+        link.wanted.insert(origin.clone(), now);
         self.counters.bucket_syncs = self.counters.bucket_syncs.saturating_add(1);
         let want = Want { origin: origin.clone(), digests };
         self.outputs.push_back(Output::Send(id, Message::Want(want)));

@@ -41,5 +41,8 @@ planted_bugs! {
     source_kept: SourceKept,
     nonce_unchecked: NonceUnchecked,
     raise_unproven: RaiseUnproven,
+    raise_unlimited: RaiseUnlimited,
+    turns_forgotten: TurnsForgotten,
+    down_untold: DownUntold,
     window_ignored: WindowIgnored,
 }

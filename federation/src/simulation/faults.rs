@@ -175,7 +175,13 @@ impl World {
             }
             Kind::Registry { region, tampering } => self.tamper(*region, *tampering),
             Kind::Blind { process } => self.processes[*process].registry_cut = true,
-            Kind::Jump { process, by } => self.processes[*process].offset += by,
+            Kind::Jump { process, by } => {
+                self.processes[*process].offset += by;
+                // Its timers go by that clock.
+                if self.processes[*process].runs() {
+                    self.drive(*process, |exchange, now| exchange.handle_timeout(now))?;
+                }
+            }
             Kind::Rogue { process } => {
                 self.say(|| format!("{} turns on the others", self.processes[*process].peer.node));
             }
@@ -213,6 +219,8 @@ impl World {
                 for event in std::mem::take(&mut self.processes[*process].waiting) {
                     self.plan(now, event);
                 }
+                // Its clock may have jumped meanwhile.
+                self.drive(*process, |exchange, now| exchange.handle_timeout(now))?;
             }
             Kind::Blind { process } => self.processes[*process].registry_cut = false,
             Kind::Registry { .. } | Kind::Jump { .. } | Kind::Rogue { .. } | Kind::Replay => {}

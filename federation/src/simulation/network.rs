@@ -27,6 +27,8 @@ pub(super) struct Conn {
     latest: [u64; 2],
     /// When each end last told all that it holds.
     pub(super) digests: [u64; 2],
+    /// How many messages each end sent in this second.
+    pub(super) sent: [u32; 2],
     /// Parts that each end sent and that were not acknowledged to it, nor asked for anew: origin, update, part.
     pub(super) unacked: [Vec<(RegionName, u64, u32)>; 2],
     /// What went to each end lately, where an enemy listens.
@@ -45,6 +47,7 @@ impl World {
         let number = link.0 as usize;
         let conn = &mut self.conns[number];
         let from = if conn.ends[0] == at { 0 } else { 1 };
+        conn.sent[from] += 1;
         if matches!(message, Message::Have(_)) {
             conn.digests[from] = self.now;
         }
@@ -156,6 +159,7 @@ impl World {
             since: self.now,
             latest: [0, 0],
             digests: [self.now, self.now],
+            sent: [0, 0],
             unacked: Default::default(),
             recorded: Default::default(),
         });

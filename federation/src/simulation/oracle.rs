@@ -6,16 +6,23 @@ use super::registry::Registry;
 use super::world::World;
 use crate::exchange::head::Place;
 use crate::exchange::message::{Message, RecordKey};
-use crate::exchange::{Freshness, PeerRole};
+use crate::exchange::{Freshness, PeerRole, limits};
 use meridian_model::incarnation::Incarnation;
 use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
 
-/// How long a change may take to be seen by whoever is not hindered, in milliseconds: a beat, a second one that shows
+/// How long a change may take to be seen by a node that is not hindered, in milliseconds: a beat, a second one that shows
 /// that something is missing, and the way.
 const SEEN_WITHIN: u64 = 3_000;
+/// And by a leaf, which may follow a node that is hindered: twice the beats.
+const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
+
+/// More messages than this in a second by one link are a conversation that does not end. Whoever paused for minutes has
+/// all their pings to answer.
+const CHATTER: u32 = 400;
 
 macro_rules! ensure {
     ($holds:expr, $($why:tt)*) => {
@@ -96,10 +103,18 @@ pub(super) fn windowed(unacked: &[(RegionName, u64, u32)], origin: &RegionName) 
     Ok(())
 }
 
-/// A registry is only ever raised past a life that it had.
-pub(super) fn raised(registry: &Registry, past: Incarnation) -> Result<(), Broken> {
+/// A registry is only ever raised past a life that it had, and a process does not keep asking.
+pub(super) fn raised(
+    process: &mut Process,
+    clock: Monotonic,
+    registry: &Registry,
+    past: Incarnation,
+) -> Result<(), Broken> {
     let had = registry.commits.iter().any(|commit| commit.place.incarnation == past);
     ensure!(had, "asked to be raised past {past}, which its registry never had");
+    let before = process.seen.raised.replace(clock);
+    let patient = before.is_none_or(|before| clock.since(before) >= limits::RAISE_EVERY);
+    ensure!(patient, "{} asks to be raised at {before:?} and again at {clock:?}", process.peer.node);
     Ok(())
 }
 
@@ -140,10 +155,30 @@ pub(super) fn current(world: &World) -> Result<(), Broken> {
     for x in 0..world.processes.len() {
         for origin in 0..world.regions.len() {
             if world.processes[x].region != origin && is_served(world, x, origin) {
-                sees(world, x, origin, SEEN_WITHIN)?;
+                let leaf = world.processes[x].is_leaf();
+                sees(world, x, origin, if leaf { SEEN_BY_LEAF_WITHIN } else { SEEN_WITHIN })?;
             }
         }
         digests(world, x)?;
+        told(world, x)?;
+    }
+    let busiest = world.conns.iter().flat_map(|conn| conn.sent).max().unwrap_or(0);
+    ensure!(busiest <= CHATTER, "{busiest} messages in a second by one link");
+    Ok(())
+}
+
+/// The driver was told how every origin stands, when that changed.
+fn told(world: &World, x: usize) -> Result<(), Broken> {
+    let process = &world.processes[x];
+    let Some(exchange) = process.exchange.as_ref().filter(|_| process.runs()) else { return Ok(()) };
+    for (region, _) in &world.regions {
+        let Some(standing) = exchange.standing(process.clock(world.now), region) else { continue };
+        let told = process.seen.told.get(region);
+        let same =
+            told.is_some_and(|t| (t.freshness, t.reachable) == (standing.freshness, standing.reachable));
+        // A timeout of this millisecond may be yet to come.
+        let late = process.wake.is_none_or(|wake| wake > world.now);
+        ensure!(same || !late, "{} was told {told:?} of {region}; it is {standing:?}", process.peer.node);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::world::Event;
 use crate::exchange::head::Place;
 use crate::exchange::limits::Limits;
 use crate::exchange::message::RecordKey;
-use crate::exchange::{Exchange, Image, Peer, PeerRole, Role, Settings};
+use crate::exchange::{Exchange, Image, Peer, PeerRole, Role, Settings, Standing};
 use bytes::Bytes;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
@@ -56,6 +56,10 @@ pub(super) struct Seen {
     pub(super) evidence: Option<Place>,
     /// Of each origin: what it holds, and since when it claims to know nothing newer, by the world's clock.
     pub(super) proofs: BTreeMap<RegionName, (Place, i64)>,
+    /// What it was told of how each origin stands.
+    pub(super) told: BTreeMap<RegionName, Standing>,
+    /// When it last asked for its registry to be raised, by its own clock.
+    pub(super) raised: Option<Monotonic>,
     /// When something last came from a node of each region directly.
     pub(super) heard: BTreeMap<RegionName, u64>,
 }

@@ -252,21 +252,26 @@ impl World {
 
     /// Without faults, deltas fit, and nobody is accused of anything.
     fn was_calm(&self) -> Result<(), Broken> {
-        for (old, new) in self.before.iter().zip(self.counters()) {
-            let fell = |pick: fn(&Counters) -> u64| pick(&new) > pick(old);
-            let what = [
-                ("buckets were compared", fell(|c| c.bucket_syncs)),
-                ("updates were dropped", fell(|c| c.transfers_dropped)),
-                ("links were closed", fell(|c| c.violations)),
-                ("heads were refused", fell(|c| c.refused_heads)),
-                ("registries were raised", fell(|c| c.raises)),
-                ("states diverged", fell(|c| c.divergences)),
-            ];
-            if let Some((what, _)) = what.iter().find(|(_, fell)| *fell) {
-                return Err(format!("without any fault, {what}"));
-            }
+        let after = self.counters();
+        let rose = |pick: fn(&Counters) -> u64| {
+            let pairs = self.before.iter().zip(&after);
+            pairs.map(|(before, after)| pick(after) - pick(before)).sum::<u64>()
+        };
+        // A subscriber that changes its source may hold a state that the new one skipped.
+        if rose(|c| c.bucket_syncs) * 10 > rose(|c| c.states_taken) {
+            return Err("without any fault, buckets were compared".into());
         }
-        Ok(())
+        let never = [
+            ("updates were dropped", rose(|c| c.transfers_dropped)),
+            ("links were closed", rose(|c| c.violations)),
+            ("heads were refused", rose(|c| c.refused_heads)),
+            ("registries were raised", rose(|c| c.raises)),
+            ("states diverged", rose(|c| c.divergences)),
+        ];
+        match never.iter().find(|(_, count)| *count > 0) {
+            Some((what, _)) => Err(format!("without any fault, {what}")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn say(&self, what: impl FnOnce() -> String) {
@@ -336,7 +341,9 @@ impl World {
             Event::Enemy { fault } => self.enemy(fault),
             Event::Check => {
                 self.plan(self.now + 1_000, Event::Check);
-                oracle::current(self)
+                oracle::current(self)?;
+                self.conns.iter_mut().for_each(|conn| conn.sent = [0, 0]);
+                Ok(())
             }
             Event::Healed => {
                 oracle::converged(self)?;
@@ -379,11 +386,12 @@ impl World {
                     });
                 }
                 Output::Standing { origin, standing } => {
+                    self.processes[at].seen.told.insert(origin.clone(), standing);
                     self.say(|| format!("{} calls {origin} {standing:?}", self.processes[at].peer.node));
                 }
                 Output::Raise { past } => {
                     let region = self.processes[at].region;
-                    oracle::raised(&self.regions[region].1, past)?;
+                    oracle::raised(&mut self.processes[at], clock, &self.regions[region].1, past)?;
                     if !self.processes[at].registry_cut {
                         self.later(2..200, Event::Raise { region, past });
                     }

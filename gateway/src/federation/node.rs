@@ -7,7 +7,7 @@ use super::{figures, join};
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::figures as gateway_figures;
-use crate::gateway::{StartError, open_registry};
+use crate::gateway::{Opened, StartError, open_registry};
 use crate::keeper::Command;
 use crate::metrics::{HttpMetrics, Metrics, Source};
 use axum::Router;
@@ -19,6 +19,7 @@ use meridian_model::names::RegionName;
 use meridian_registry::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +46,8 @@ pub(crate) struct Joined {
     pub(crate) source: Source,
     /// Where it listens, if it does.
     pub(crate) address: Option<SocketAddr>,
+    /// Whether the own region's registry was read; never in a gateway that subscribes.
+    pub(crate) told: Arc<AtomicBool>,
 }
 
 /// Joins the federation and spawns what that takes; the handle for those who want to see how it stands.
@@ -57,9 +60,10 @@ pub(crate) async fn spawn(
     let (running, address) = join(config, &region, &disk).await?;
     let handle = running.handle().clone();
     let (raises, raised) = watch::channel(None);
+    let told = Arc::new(AtomicBool::new(false));
     if config.listen.is_some() {
         let summaries = Summaries::new(region.clone(), config.ingress.clone());
-        let task = origin::run(summaries, registry, None, handle.clone(), raised);
+        let task = origin::run(summaries, registry, handle.clone(), raised, Arc::clone(&told));
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled_owned(task).await });
     }
@@ -67,7 +71,7 @@ pub(crate) async fn spawn(
     let source = figures::federation(region.clone(), handle.clone(), Arc::clone(&stats));
     let receiver = Receiver { region, running, keeper, disk, raises, stats };
     tasks.spawn(receiver.run(stop.clone()));
-    Ok(Joined { handle, source, address })
+    Ok(Joined { handle, source, address, told })
 }
 
 /// Starts nodes.
@@ -119,15 +123,15 @@ impl Node {
         let listener = TcpListener::bind(section.status).await;
         let listener = listener.map_err(|source| StartError::Status { address: section.status, source })?;
         let status = listener.local_addr().unwrap_or(section.status);
-        let (registry, etcd_stats) = open_registry(&config, None).await?;
+        let Opened { registry, etcd_stats, .. } = open_registry(&config, None, false).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let parts = Parts { config: section, region: config.region.clone(), registry, disk, keeper: None };
-        let Joined { handle, source, address } = spawn(parts, &tasks, &stop).await?;
+        let Joined { handle, source, address, told } = spawn(parts, &tasks, &stop).await?;
         let address = address.or(section.listen).ok_or(StartError::NotANode)?;
         let mut sources = vec![source];
         sources.extend(etcd_stats.map(gateway_figures::etcd));
         let metrics = Arc::new(Metrics { http: Arc::new(HttpMetrics::default()), sources });
-        let routes = routes(config.region.clone(), handle, metrics);
+        let routes = routes(config.region.clone(), handle, told, metrics);
         let ending = stop.clone();
         tasks.spawn(async move {
             let served = axum::serve(listener, routes).with_graceful_shutdown(ending.cancelled_owned());
@@ -139,15 +143,20 @@ impl Node {
     }
 }
 
-fn routes(region: RegionName, handle: Handle, metrics: Arc<Metrics>) -> Router {
+fn routes(region: RegionName, handle: Handle, told: Arc<AtomicBool>, metrics: Arc<Metrics>) -> Router {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let ready = move || {
-        let told = handle.overview();
-        // The own region's standing is there once its registry was read.
+        let overview = handle.overview();
+        let others = overview.standings.keys().filter(|origin| **origin != region).count();
+        // Something to tell: of its own region by the registry, or of others, heard or read from disk.
+        let ready = told.load(Ordering::Relaxed) || others > 0;
         let body = serde_json::json!({
-            "status": "ready", "region": region, "links": told.links.len(), "origins": told.standings.len(),
+            "status": if ready { "ready" } else { "not-ready" },
+            "region": region, "links": overview.links.len(), "origins": others,
+            "registry": if told.load(Ordering::Relaxed) { "read" } else { "not yet read" },
         });
-        std::future::ready(axum::Json(body).into_response())
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        std::future::ready((status, axum::Json(body)).into_response())
     };
     let scrape = move || std::future::ready(([(header::CONTENT_TYPE, kind)], metrics.text()).into_response());
     Router::new()

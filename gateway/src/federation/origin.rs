@@ -19,6 +19,7 @@ use meridian_registry::record::{self, Record as Stored_};
 use meridian_registry::{Event, Incarnation, Key, Known, Observed, Registry, Revision, Stored};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -259,11 +260,11 @@ impl Summaries {
 pub async fn run(
     mut summaries: Summaries,
     registry: Arc<dyn Registry>,
-    known: Option<Known>,
     handle: Handle,
     mut raises: watch::Receiver<Option<Incarnation>>,
+    told: Arc<AtomicBool>,
 ) {
-    let mut events = registry.watch(known);
+    let mut events = registry.watch(None);
     let mut tell_at: Option<tokio::time::Instant> = None;
     let mut wake = tokio::time::interval(Duration::from_millis(500));
     loop {
@@ -297,9 +298,11 @@ pub async fn run(
         }
         if tell_at.is_none()
             && let Some(own) = summaries.poll(clock::monotonic_now())
-            && handle.own(own).await.is_err()
         {
-            return;
+            if handle.own(own).await.is_err() {
+                return;
+            }
+            told.store(true, Ordering::Relaxed);
         }
     }
 }

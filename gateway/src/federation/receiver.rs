@@ -16,12 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How often ages are passed on; between, they grow by this process's clock.
 const AGES_EVERY: Duration = Duration::from_millis(500);
-/// How often what changed is written to disk, at most.
+/// How often what changed is written to disk, at most; a write that takes longer is waited for by the next one only.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is written although nothing changed: what is read after a crash is as old as its last proof on disk.
+const SAVE_QUIET: Duration = Duration::from_secs(30);
 
 /// Counters for the metrics.
 #[derive(Debug, Default)]
@@ -57,7 +60,9 @@ impl Receiver {
         let mut save = tokio::time::interval(SAVE_EVERY);
         ages.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut unsaved = false;
+        let (mut unsaved, mut saved_at) = (false, tokio::time::Instant::now());
+        // At most one at a time, and never in the way of news: a disk may hang.
+        let mut saving: Option<JoinHandle<bool>> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -67,15 +72,27 @@ impl Receiver {
                 }
                 _ = ages.tick() => self.pass_on_ages().await,
                 _ = save.tick() => {
-                    if std::mem::take(&mut unsaved)
+                    if saving.as_ref().is_some_and(|task| !task.is_finished()) {
+                        continue;
+                    }
+                    if let Some(task) = saving.take() {
+                        unsaved |= !task.await.unwrap_or(false);
+                    }
+                    if (unsaved || saved_at.elapsed() >= SAVE_QUIET)
                         && let Ok(image) = self.running.handle().export().await
                     {
-                        unsaved = !save_image(&self.disk, &self.stats, image).await;
+                        (unsaved, saved_at) = (false, tokio::time::Instant::now());
+                        let (disk, stats) = (Arc::clone(&self.disk), Arc::clone(&self.stats));
+                        saving = Some(tokio::spawn(async move { save_image(&disk, &stats, image).await }));
                     }
                 }
             }
         }
         let Self { running, disk, stats, .. } = self;
+        if let Some(task) = saving {
+            // What is written last must be the newest.
+            let _ = task.await;
+        }
         if let Some(image) = running.stop().await {
             save_image(&disk, &stats, image).await;
         }
@@ -136,25 +153,31 @@ impl Receiver {
         let Changed { head, state, keys } = changed;
         let mut notice = None;
         let mut services = Vec::with_capacity(keys.len());
-        let mut unreadable = BTreeSet::new();
+        let (mut unreadable, mut count) = (BTreeSet::new(), 0);
         for key in keys {
             let bytes = state.get(&key);
             match key {
                 RecordKey::Region => match bytes.map(|bytes| decode_notice(bytes)) {
                     Some(Ok(read)) => notice = Some(read),
-                    Some(Err(reason)) => drop(unreadable.insert(reason.to_string())),
+                    Some(Err(reason)) => {
+                        count += 1;
+                        unreadable.insert(reason.to_string());
+                    }
                     None => notice = Some(meridian_model::summary::RegionNotice::default()),
                 },
                 RecordKey::Service(service) => match bytes.map(|bytes| decode_summary(bytes)) {
                     Some(Ok(summary)) => services.push((service, Some(Arc::new(summary)))),
-                    Some(Err(reason)) => drop(unreadable.insert(reason.to_string())),
+                    Some(Err(reason)) => {
+                        count += 1;
+                        unreadable.insert(reason.to_string());
+                    }
                     None => services.push((service, None)),
                 },
             }
         }
-        if !unreadable.is_empty() {
-            self.stats.unreadable.fetch_add(unreadable.len() as u64, Ordering::Relaxed);
-            tracing::warn!(%region, ?unreadable, "some records cannot be read; keeping what was known");
+        if count > 0 {
+            self.stats.unreadable.fetch_add(count, Ordering::Relaxed);
+            tracing::warn!(%region, count, reasons = ?unreadable, "some records cannot be read; keeping what was known");
         }
         let version = head.head.version;
         News::Told { region, incarnation: version.incarnation, index: version.index, notice, services }

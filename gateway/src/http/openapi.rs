@@ -77,6 +77,10 @@ async fn mark_route(
     next: axum::middleware::Next,
 ) -> axum::response::Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
+    if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+        let detail = "a name in the path is not UTF-8; names are lower-case ASCII letters, digits, - and _";
+        return Problem::new(StatusCode::BAD_REQUEST, "bad-name", detail).into_response();
+    }
     let mut response = next.run(request).await;
     if let Some(route) = route {
         response.extensions_mut().insert(route);

@@ -29,6 +29,8 @@ const DRAIN_BODY: usize = 4 * 1024;
 const MAX_REASON: usize = 256;
 /// Others may write the same record at the same moment.
 const MAX_CONFLICTS: usize = 8;
+/// Drains at once: more than all zones of all regions that federate.
+const MAX_DRAINS: usize = 256;
 
 /// Why a region or zone is to be spared.
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
@@ -40,7 +42,8 @@ pub struct DrainBody {
 }
 
 fn drain_value(drain: &Drain) -> Value {
-    json!({ "reason": drain.reason, "by": drain.by, "since": rfc3339(drain.since) })
+    // Who asked stands in the history, which operators read.
+    json!({ "reason": drain.reason, "since": rfc3339(drain.since) })
 }
 
 /// The drains of a region as operators of this one asked for them.
@@ -241,6 +244,10 @@ async fn change(
         };
         if unchanged {
             return Ok(answer(&name, zone.as_ref(), drains, at.0, true));
+        }
+        if drains && standing.is_none() && region.directory.rules().drains.len() >= MAX_DRAINS {
+            let detail = format!("{MAX_DRAINS} drains are in force, as many as there may be; end some first");
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-drains", detail));
         }
         let new = drains.then(|| Drain {
             reason: SmolStr::new(&reason),

@@ -9,6 +9,7 @@ use super::system::require_ready;
 use crate::clock;
 use crate::config::Reads;
 use crate::directory::ServiceRef;
+use crate::identity::Identity;
 use crate::lookup::answer::{problem_tag, single, tag};
 use crate::lookup::question::{BatchQuestion, Count, MAX_LOOKUP_KEY_BYTES, Question};
 use crate::lookup::watch::Final;
@@ -37,6 +38,8 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 const MAX_WAIT: Duration = Duration::from_secs(600);
 /// Lookups in one batch.
 const MAX_BATCH: usize = 1_000;
+/// Room for the answer to a plain lookup; a longer one makes it grow.
+const ANSWER_BYTES: usize = 640;
 /// Labels that the fast path takes; more go the ordinary way.
 const FAST_LABELS: usize = 8;
 
@@ -64,6 +67,26 @@ struct Plain<'a> {
 }
 
 impl<'a> Plain<'a> {
+    /// From an element of a batch; `None` where its key is too long.
+    fn unlabelled(
+        service: &'a str,
+        namespace: &'a str,
+        zone: Option<&'a str>,
+        key: Option<&str>,
+    ) -> Option<Self> {
+        Some(Plain {
+            service: ServiceRef { namespace, service },
+            zone,
+            key: match key {
+                None => None,
+                Some(key) if key.len() <= MAX_LOOKUP_KEY_BYTES => Some(key_hash(key)),
+                Some(_) => return None,
+            },
+            labels: [("", ""); FAST_LABELS],
+            label_count: 0,
+        })
+    }
+
     /// From a path and a query without any escapes; `None` sends the request the ordinary way, which refuses what is
     /// outside the limits.
     fn parse(path: &'a str, query: Option<&'a str>) -> Option<Self> {
@@ -100,10 +123,10 @@ impl<'a> Plain<'a> {
     }
 }
 
-/// What the fast path made of a request.
-pub(super) enum Fast {
+/// What the fast path made of a request, or of an element of a batch.
+pub(super) enum Fast<A> {
     /// Answered.
-    Answer(Response),
+    Answer(A),
     /// Its policy is being prepared: wait, then take the ordinary way.
     Cold(Pending),
     /// Not a plain single lookup, or nothing to give: the ordinary way.
@@ -111,7 +134,7 @@ pub(super) enum Fast {
 }
 
 /// Answers a plain single lookup without waiting, allocating nothing but the answer.
-pub(super) fn fast<B>(region: &Region, request: &http::Request<B>) -> Fast {
+pub(super) fn fast<B>(region: &Region, request: &http::Request<B>) -> Fast<Response> {
     if request.method() != Method::GET || !region.directory.currency.is_ready() {
         return Fast::No;
     }
@@ -136,8 +159,8 @@ pub(super) fn fast<B>(region: &Region, request: &http::Request<B>) -> Fast {
     answer(region, &plain)
 }
 
-fn answer(region: &Region, plain: &Plain<'_>) -> Fast {
-    let mut out = Vec::with_capacity(640);
+fn answer(region: &Region, plain: &Plain<'_>) -> Fast<Response> {
+    let mut out = Vec::with_capacity(ANSWER_BYTES);
     let mut etag = None;
     let found = with_worker(region, plain, |worker, snapshot, caller, seed| {
         match worker.lookup(snapshot, caller, plain.key, seed) {
@@ -380,6 +403,23 @@ pub async fn instances(
     }
 }
 
+/// What nearly every batch is: plain lookups without escapes in their text. All of it is borrowed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainBatch<'a> {
+    #[serde(borrow)]
+    lookups: Vec<PlainQuestion<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainQuestion<'a> {
+    service: &'a str,
+    ns: Option<&'a str>,
+    zone: Option<&'a str>,
+    key: Option<&'a str>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
@@ -420,105 +460,178 @@ pub async fn batch(
         Reads::Open => None,
         Reads::Token => Some(request::bearer(&region, &headers)?),
     };
-    let questions: Vec<Result<BatchQuestion<'_>, Problem>> = match serde_json::from_slice::<Batch<'_>>(&bytes)
-    {
-        Ok(batch) => batch.lookups.into_iter().map(Ok).collect(),
+    let asking = Asking { region: &region, identity: identity.as_deref() };
+    let (answers, questions) = match serde_json::from_slice::<PlainBatch<'_>>(&bytes) {
+        Ok(batch) => {
+            let answers = asking.at_once(batch.lookups.iter().map(PlainQuestion::plain))?;
+            let questions = if answers.late.is_empty() { Vec::new() } else { read(&bytes)? };
+            (answers, questions)
+        }
         Err(_) => {
-            let batch: RawBatch<'_> =
-                serde_json::from_slice(&bytes).or_else(|_| request::parse_json(&bytes))?;
-            batch.lookups.iter().map(|raw| request::parse_json(raw.get().as_bytes())).collect()
+            let questions = read(&bytes)?;
+            let plain = questions.iter().map(|question| question.as_ref().ok().and_then(plain_of));
+            (asking.at_once(plain)?, questions)
         }
     };
-    if questions.len() > MAX_BATCH {
-        let detail = format!("must be at most {MAX_BATCH}, not {}", questions.len());
-        return Err(Problem::field("lookups", detail));
+    Ok(json_response(asking.complete(answers, &questions).await, None))
+}
+
+/// The elements of a batch, each of which may be refused on its own.
+fn read(bytes: &[u8]) -> Result<Vec<Result<BatchQuestion<'_>, Problem>>, Problem> {
+    if let Ok(batch) = serde_json::from_slice::<Batch<'_>>(bytes) {
+        return Ok(batch.lookups.into_iter().map(Ok).collect());
     }
-    let mut out = Vec::with_capacity(64 + questions.len() * 512);
-    out.extend_from_slice(b"{\"results\":[");
-    warm(&region, &questions).await;
-    for (number, question) in questions.iter().enumerate() {
-        if number > 0 {
-            out.push(b',');
-        }
-        let start = out.len();
-        let answered = match question {
-            Err(problem) => Err(problem.clone()),
-            Ok(question) => one_of_batch(&region, identity.as_deref(), question, &mut out).await,
-        };
-        if let Err(problem) = answered {
-            out.truncate(start);
-            out.extend_from_slice(b"{\"error\":");
-            out.extend_from_slice(&problem.body());
-            out.push(b'}');
-        }
+    let batch: RawBatch<'_> = serde_json::from_slice(bytes).or_else(|_| request::parse_json(bytes))?;
+    Ok(batch.lookups.iter().map(|raw| request::parse_json(raw.get().as_bytes())).collect())
+}
+
+impl<'a> PlainQuestion<'a> {
+    fn plain(&self) -> Option<Plain<'a>> {
+        let some = |text: Option<&'a str>| text.filter(|text| !text.is_empty());
+        let namespace = self.ns.unwrap_or("default");
+        Plain::unlabelled(self.service, namespace, some(self.zone), some(self.key))
     }
-    out.extend_from_slice(b"]}");
-    Ok(json_response(out, None))
 }
 
 fn plain_of<'a>(question: &'a BatchQuestion<'_>) -> Option<Plain<'a>> {
     let (service, namespace, zone, key) = question.plain()?;
-    Some(Plain {
-        service: ServiceRef { namespace, service },
-        zone,
-        key: key.map(key_hash),
-        labels: [("", ""); FAST_LABELS],
-        label_count: 0,
-    })
+    Plain::unlabelled(service, namespace, zone, key)
 }
 
-/// Asks for everything that is not prepared yet at once, and waits for all of it together.
-async fn warm(region: &Region, questions: &[Result<BatchQuestion<'_>, Problem>]) {
-    let pending: Vec<Pending> = questions
-        .iter()
-        .flatten()
-        .filter_map(plain_of)
-        .filter_map(|plain| {
-            with_worker(region, &plain, |worker, snapshot, caller, seed| {
-                match worker.lookup(snapshot, caller, plain.key, seed) {
-                    Lookup::Cold(pending) => Some(pending),
-                    Lookup::Routed(_) => None,
-                }
-            })?
-        })
-        .collect();
-    if !pending.is_empty() {
-        futures::future::join_all(pending.into_iter().map(Pending::wait)).await;
-    }
+/// The answers of a batch as far as they go.
+struct Answers {
+    out: Vec<u8>,
+    late: Vec<Late>,
 }
 
-async fn one_of_batch(
-    region: &Region,
-    identity: Option<&crate::identity::Identity>,
-    question: &BatchQuestion<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), Problem> {
-    let plain = plain_of(question);
-    if identity.is_none()
-        && let Some(plain) = &plain
-    {
-        let found = with_worker(region, plain, |worker, snapshot, caller, seed| {
-            let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
-            single(out, &region.directory.currency, snapshot, &routed)
-        });
-        if let Some(answered) = found {
-            return answered;
+/// An answer that is missing: the number of its question, its place in the bytes, and what it waits for.
+struct Late {
+    number: usize,
+    at: usize,
+    pending: Option<Pending>,
+}
+
+/// Who asks whom in a batch.
+struct Asking<'a> {
+    region: &'a Region,
+    identity: Option<&'a Identity>,
+}
+
+impl Asking<'_> {
+    /// Answers what is ready in one pass; what is not is asked for meanwhile, all of it at once.
+    fn at_once<'q>(
+        &self,
+        lookups: impl ExactSizeIterator<Item = Option<Plain<'q>>>,
+    ) -> Result<Answers, Problem> {
+        if lookups.len() > MAX_BATCH {
+            let detail = format!("must be at most {MAX_BATCH}, not {}", lookups.len());
+            return Err(Problem::field("lookups", detail));
         }
+        let mut out = Vec::with_capacity(64 + lookups.len() * ANSWER_BYTES);
+        let mut late = Vec::new();
+        out.extend_from_slice(b"{\"results\":[");
+        for (number, plain) in lookups.enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            match plain.filter(|plain| self.may_ask(plain)).map(|plain| self.answer(&plain, &mut out)) {
+                Some(Fast::Answer(())) => {}
+                Some(Fast::Cold(pending)) => {
+                    late.push(Late { number, at: out.len(), pending: Some(pending) })
+                }
+                Some(Fast::No) | None => late.push(Late { number, at: out.len(), pending: None }),
+            }
+        }
+        out.extend_from_slice(b"]}");
+        Ok(Answers { out, late })
     }
-    let parsed = question.parse()?;
-    if let Some(identity) = identity {
-        identity.may_read(&parsed.service.namespace)?;
+
+    /// What may not be asked goes the slow way, which says why.
+    fn may_ask(&self, plain: &Plain<'_>) -> bool {
+        self.identity.is_none_or(|identity| {
+            let namespace = plain.service.namespace.parse();
+            namespace.is_ok_and(|namespace| identity.may_read(&namespace).is_ok())
+        })
     }
-    let evaluated = evaluate(region, &parsed).await?;
-    debug_assert!(parsed.count != Count::Some(0));
-    out.extend_from_slice(&evaluated.render(region, &parsed)?);
-    Ok(())
+
+    fn answer(&self, plain: &Plain<'_>, out: &mut Vec<u8>) -> Fast<()> {
+        let currency = &self.region.directory.currency;
+        let asked = with_worker(self.region, plain, |worker, snapshot, caller, seed| {
+            match worker.lookup(snapshot, caller, plain.key, seed) {
+                Lookup::Cold(pending) => Fast::Cold(pending),
+                Lookup::Routed(routed) => {
+                    or_error(out, |out| single(out, currency, snapshot, &routed));
+                    Fast::Answer(())
+                }
+            }
+        });
+        asked.unwrap_or(Fast::No)
+    }
+
+    /// Waits for what is missing, all of it together, and puts it where it belongs.
+    async fn complete(
+        &self,
+        Answers { out, mut late }: Answers,
+        questions: &[Result<BatchQuestion<'_>, Problem>],
+    ) -> Vec<u8> {
+        if late.is_empty() {
+            return out;
+        }
+        let pending = late.iter_mut().filter_map(|late| late.pending.take());
+        futures::future::join_all(pending.map(Pending::wait)).await;
+        let mut whole = Vec::with_capacity(out.len() + late.len() * ANSWER_BYTES);
+        let mut copied = 0;
+        for Late { number, at, .. } in late {
+            whole.extend_from_slice(out.get(copied..at).unwrap_or_default());
+            copied = at;
+            let answer = match questions.get(number) {
+                Some(Ok(question)) => self.answer_late(question).await,
+                Some(Err(problem)) => Err(problem.clone()),
+                // Both readings of a body find the same elements.
+                None => Err(Problem::field("lookups", "cannot be read")),
+            };
+            or_error(&mut whole, |whole| answer.map(|answer| whole.extend_from_slice(&answer)));
+        }
+        whole.extend_from_slice(out.get(copied..).unwrap_or_default());
+        whole
+    }
+
+    async fn answer_late(&self, question: &BatchQuestion<'_>) -> Result<Vec<u8>, Problem> {
+        if let Some(plain) = plain_of(question).filter(|plain| self.may_ask(plain)) {
+            let found = with_worker(self.region, &plain, |worker, snapshot, caller, seed| {
+                let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
+                let mut out = Vec::with_capacity(ANSWER_BYTES);
+                single(&mut out, &self.region.directory.currency, snapshot, &routed).map(|()| out)
+            });
+            if let Some(answered) = found {
+                return answered;
+            }
+        }
+        let parsed = question.parse()?;
+        if let Some(identity) = self.identity {
+            identity.may_read(&parsed.service.namespace)?;
+        }
+        let evaluated = evaluate(self.region, &parsed).await?;
+        debug_assert!(parsed.count != Count::Some(0));
+        evaluated.render(self.region, &parsed)
+    }
+}
+
+/// What `write` appends, or its refusal as an element of a batch.
+fn or_error(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<(), Problem>) {
+    let start = out.len();
+    if let Err(problem) = write(out) {
+        out.truncate(start);
+        out.extend_from_slice(b"{\"error\":");
+        out.extend_from_slice(&problem.body());
+        out.push(b'}');
+    }
 }
 
 /// After a cold wait: the lookup again, answered by whatever is there now.
 pub(super) fn answer_now<B>(region: &Region, request: &http::Request<B>) -> Option<Response> {
     let plain = Plain::parse(request.uri().path(), request.uri().query())?;
-    let mut out = Vec::with_capacity(640);
+    let mut out = Vec::with_capacity(ANSWER_BYTES);
     let etag = with_worker(region, &plain, |worker, snapshot, caller, seed| {
         let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
         single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;

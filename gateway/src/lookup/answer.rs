@@ -9,7 +9,7 @@ use crate::region::Region;
 use meridian_model::plan::{ReadyPlan, WHOLE_SHARE};
 use meridian_model::remote::{Address, Freshness, Remote};
 use meridian_model::snapshot::{Place, Snapshot};
-use meridian_policies::{ChosenBy, Outcome, Pick, Picked, Picks, Routed, View};
+use meridian_policies::{Outcome, Pick, Picked, Picks, Routed, View};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -40,6 +40,15 @@ fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// The first endpoint of an answer.
+#[derive(Clone, Copy)]
+struct Chosen {
+    tier: u32,
+    position: u32,
+    /// Of the view, unless all of them are shown.
+    plan: Option<usize>,
+}
+
 /// Everything before the endpoints, with `"endpoints":[` at its end.
 fn head(
     out: &mut Vec<u8>,
@@ -47,8 +56,9 @@ fn head(
     snapshot: &Snapshot,
     view: &View,
     outcome: &Outcome,
-    (tier, position): (u32, u32),
+    chosen: Chosen,
 ) {
+    let Chosen { tier, position, plan } = chosen;
     out.extend_from_slice(b"{\"service\":\"");
     out.extend_from_slice(snapshot.key.service.as_str().as_bytes());
     out.extend_from_slice(b"\",\"namespace\":\"");
@@ -76,15 +86,16 @@ fn head(
     number(out, u64::from(tier));
     // What is not the preferred tier, or leaves the region, says why.
     if tier > 0 || position as usize >= snapshot.endpoints.len() {
-        decision(out, view, tier);
+        decision(out, view, plan, tier);
     }
     out.extend_from_slice(b",\"endpoints\":[");
 }
 
-/// The reason that the policy gave for a tier.
+/// The reason that the policy gave for a tier, by the plan that the lookup was routed to, or by any where there is none.
 #[cold]
-fn decision(out: &mut Vec<u8>, view: &View, tier: u32) {
-    let tiers = view.plans.plans.iter().filter_map(|plan| match plan {
+fn decision(out: &mut Vec<u8>, view: &View, routed: Option<usize>, tier: u32) {
+    let plans = view.plans.plans.iter().enumerate().filter(|(at, _)| routed.is_none_or(|plan| plan == *at));
+    let tiers = plans.filter_map(|(_, plan)| match plan {
         ReadyPlan::Tiers(tiers) => Some(tiers),
         ReadyPlan::Refused | ReadyPlan::NothingEligible => None,
     });
@@ -167,6 +178,10 @@ fn endpoint(out: &mut Vec<u8>, currency: &Currency, snapshot: &Snapshot, positio
     }
 }
 
+fn first(routed: &Routed<'_>, picked: &Picked) -> Chosen {
+    Chosen { tier: picked.tier, position: picked.position, plan: Some(routed.plan) }
+}
+
 /// The answer to a plain single lookup.
 ///
 /// # Errors
@@ -180,7 +195,7 @@ pub fn single(
     match routed.pick(current) {
         Pick::Endpoint(picked) => {
             let outcome = routed.outcome(picked.by);
-            head(out, currency, current, routed.view, &outcome, (picked.tier, picked.position));
+            head(out, currency, current, routed.view, &outcome, first(routed, &picked));
             endpoint(out, currency, current, picked.position);
             out.extend_from_slice(b"]}");
             Ok(())
@@ -202,9 +217,9 @@ fn several(
         Picks::Refused => return Err(refused_by_policy(current, routed.view.policy.as_str())),
         Picks::NothingEligible => return Err(nothing_eligible(current)),
     };
-    let (first, by) =
-        picks.first().map_or(((0, 0), ChosenBy::Plan), |p: &Picked| ((p.tier, p.position), p.by));
-    head(out, currency, current, routed.view, &routed.outcome(by), first);
+    // There is one: no pick at all is not `Endpoints`.
+    let Some(best) = picks.first() else { return Err(nothing_eligible(current)) };
+    head(out, currency, current, routed.view, &routed.outcome(best.by), first(routed, best));
     for (n, picked) in picks.iter().enumerate() {
         if n > 0 {
             out.push(b',');
@@ -270,6 +285,7 @@ fn all(out: &mut Vec<u8>, currency: &Currency, view: &View, plan: Option<usize>)
     let shares = shares(view, plan)?;
     let snapshot = &view.snapshot;
     let first = shares.first().map_or((0, 0), |s| (s.tier, s.position));
+    let first = Chosen { tier: first.0, position: first.1, plan };
     head(out, currency, snapshot, view, &view.outcome, first);
     for (n, Share { position, tier, share }) in shares.into_iter().enumerate() {
         if n > 0 {

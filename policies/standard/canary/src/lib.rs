@@ -2,10 +2,10 @@
 //!
 //! A lookup with a key stays on its side, and a growing percentage only adds keys to the canary. Within a side the caller's
 //! zone comes before its region. A canary never draws traffic out of the region: what it cannot carry, and everything when
-//! none of it is healthy, goes to stable, which falls back to other regions as `zone-fallback` does. Stable falls back to
-//! the canary only when there is nothing else anywhere.
+//! none of it is healthy, goes to stable. What leaves the region all the same, because nothing in it can carry it, stays on
+//! its side where the other region has one. Stable falls back to the canary only when there is nothing else anywhere.
 
-use meridian_sdk_wasm::locality::{Levels, RegionFallback, Settings, Side};
+use meridian_sdk_wasm::locality::{Levels, Settings, Side};
 use meridian_sdk_wasm::{Answer, Caller, Details, Endpoint, Plan, Policy, Selector, Service, Subset, export};
 use serde::Deserialize;
 
@@ -119,9 +119,8 @@ pub struct CanaryPolicy {
 }
 
 impl CanaryPolicy {
-    fn canary<'a>(&self, service: &'a Service, caller: &Caller, regions: RegionFallback) -> Levels<'a> {
-        let settings = Settings { region_fallback: regions, ..self.config.locality };
-        Levels::of(service, caller, settings, &OfCanary(&self.config.canary.0))
+    fn canary<'a>(&self, service: &'a Service, caller: &Caller) -> Levels<'a> {
+        Levels::of(service, caller, self.config.locality, &OfCanary(&self.config.canary.0))
     }
 
     fn stable<'a>(&self, service: &'a Service, caller: &Caller) -> Levels<'a> {
@@ -129,13 +128,10 @@ impl CanaryPolicy {
     }
 
     fn plan(&self, side: Preference, service: &Service, caller: &Caller) -> Plan {
-        let stable = self.stable(service, caller);
-        let anywhere = self.canary(service, caller, self.config.locality.region_fallback);
+        let (canary, stable) = (self.canary(service, caller), self.stable(service, caller));
         match side {
-            Preference::Canary => {
-                self.canary(service, caller, RegionFallback::Never).then(stable).or_at_last(anywhere).plan()
-            }
-            Preference::Stable => stable.or_at_last(anywhere).plan(),
+            Preference::Canary => canary.then(stable).plan(),
+            Preference::Stable => stable.or_at_last(canary).plan(),
         }
     }
 }

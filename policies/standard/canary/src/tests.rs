@@ -105,7 +105,7 @@ fn a_canary_stays_in_the_region() {
     let asked = ask(r#"{"percent": 100}"#, &remote_canary);
     assert_eq!(
         asked.tiers(),
-        [["s"], ["eu-west-1/eu-west-1a/1.2/stable"], ["eu-west-1/eu-west-1a/1.3/canary"]]
+        [["s"], ["eu-west-1/eu-west-1a/1.3/canary"], ["eu-west-1/eu-west-1a/1.2/stable"]]
     );
 }
 
