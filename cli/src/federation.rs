@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// Run a federation node
 ///
 /// It watches its region's registry, tells the nodes of other regions what the region has, and passes on what they tell to
-/// the gateways of its own ([federation] nodes in their configuration). A region runs one or more; none leads. Everything
+/// the gateways of its own (which name it in federation.nodes). A region runs one or more; none leads. Everything
 /// goes over mutual TLS: the URI name in a node's certificate, spiffe://DOMAIN/region/REGION/node/ID, binds the region that
 /// it may speak for. Certificates are read again when their files are replaced.
 ///

@@ -22,7 +22,8 @@ pub struct Settings {
     pub overprovisioning_factor: Overprovisioning,
     /// When other regions are used.
     pub region_fallback: RegionFallback,
-    /// How other regions share what is left for them.
+    /// How other regions share what is left for them: the policy's choice, not the config's.
+    #[serde(skip)]
     pub region_share: RegionShare,
 }
 
@@ -65,8 +66,7 @@ pub enum RegionFallback {
 }
 
 /// How other regions share what the own one cannot carry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RegionShare {
     /// The best one first, the next one only with what that cannot carry.
     #[default]
