@@ -72,16 +72,36 @@ pub struct Rules {
     pub drains: Drains,
 }
 
+/// One life of the registry, and how far it has been followed: read together, since a revision of one life says nothing in
+/// another.
+#[derive(Debug)]
+pub struct Life {
+    /// As it stands in answers.
+    pub incarnation: String,
+    index: AtomicU64,
+}
+
+impl Life {
+    fn new(incarnation: &str) -> Self {
+        Self { incarnation: incarnation.to_owned(), index: AtomicU64::new(0) }
+    }
+
+    /// The revision that answers reflect at least; 0 until the first state of this life is published.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index.load(Ordering::Acquire)
+    }
+}
+
 /// How current the published state is.
 #[derive(Debug)]
 pub struct Currency {
-    index: AtomicU64,
+    life: ArcSwap<Life>,
     /// [`Monotonic`] milliseconds at which the registry last proved that nothing newer existed.
     proved_at: AtomicU64,
     connected: AtomicBool,
     applied: watch::Sender<u64>,
     ready: watch::Sender<bool>,
-    incarnation: ArcSwap<String>,
     /// Set while what is served came from disk and was never confirmed: when it was saved, in Unix milliseconds.
     from_disk_saved_at: AtomicU64,
     others: ArcSwap<Vec<Arc<OtherRegion>>>,
@@ -92,12 +112,12 @@ pub struct Currency {
 impl Currency {
     /// The revision that answers reflect at least.
     pub fn index(&self) -> u64 {
-        self.index.load(Ordering::Acquire)
+        self.life.load().index()
     }
 
-    /// The registry's life, as it stands in answers.
-    pub fn incarnation(&self) -> arc_swap::Guard<Arc<String>> {
-        self.incarnation.load()
+    /// The registry's life, with the index in it.
+    pub fn life(&self) -> arc_swap::Guard<Arc<Life>> {
+        self.life.load()
     }
 
     /// Time since the registry last proved that this gateway is current, in milliseconds. While the state is from disk
@@ -155,7 +175,7 @@ impl Currency {
     }
 
     pub(crate) fn advance(&self, index: u64, now: Monotonic) {
-        self.index.store(index, Ordering::Release);
+        self.life.load().index.store(index, Ordering::Release);
         self.prove(now);
         self.applied.send_replace(index);
     }
@@ -171,12 +191,15 @@ impl Currency {
         self.connected.store(false, Ordering::Relaxed);
     }
 
+    /// What is published from now on belongs to this life.
     pub(crate) fn begin(&self, incarnation: &str) {
-        self.incarnation.store(Arc::new(incarnation.to_owned()));
+        if self.life.load().incarnation != incarnation {
+            self.life.store(Arc::new(Life::new(incarnation)));
+        }
     }
 
     pub(crate) fn serve_from_disk(&self, index: u64, saved_at_unix_ms: u64) {
-        self.index.store(index, Ordering::Release);
+        self.life.load().index.store(index, Ordering::Release);
         self.from_disk_saved_at.store(saved_at_unix_ms.max(1), Ordering::Relaxed);
         self.applied.send_replace(index);
     }
@@ -228,12 +251,11 @@ impl Default for Directory {
             set: watch::Sender::new(0),
             rules: ArcSwap::default(),
             currency: Currency {
-                index: AtomicU64::new(0),
+                life: ArcSwap::from_pointee(Life::new("0-00000000")),
                 proved_at: AtomicU64::new(0),
                 connected: AtomicBool::new(false),
                 applied: watch::Sender::new(0),
                 ready: watch::Sender::new(false),
-                incarnation: ArcSwap::from_pointee("0-00000000".to_owned()),
                 from_disk_saved_at: AtomicU64::new(0),
                 others: ArcSwap::default(),
                 elsewhere: AtomicU64::new(0),

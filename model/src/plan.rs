@@ -72,6 +72,18 @@ pub enum Nonsense {
         /// How many.
         tiers: usize,
     },
+    /// More choices than there are destinations.
+    #[error("plan {plan}, tier {tier} has {choices} choices for {destinations} destinations")]
+    TooManyChoices {
+        /// Which plan.
+        plan: usize,
+        /// Which tier.
+        tier: usize,
+        /// How many.
+        choices: usize,
+        /// Of how many: endpoints, remotes and their subsets.
+        destinations: usize,
+    },
     /// A position that was never shown.
     #[error("plan {plan}, tier {tier} names {what} {position}, which does not exist")]
     OutOfRange {
@@ -226,6 +238,12 @@ impl Shown {
     fn check(&mut self, plan: usize, number: usize, tier: &Tier) -> Result<(), Nonsense> {
         let this = self.tiers;
         self.tiers += 1;
+        let (choices, destinations) = (tier.choices.len(), self.named_in.len());
+        // One that was never shown says more than how many there are.
+        let known = tier.choices.iter().take(destinations + 1).all(|c| self.place(c.destination).is_ok());
+        if choices > destinations && known {
+            return Err(Nonsense::TooManyChoices { plan, tier: number, choices, destinations });
+        }
         for choice in &tier.choices {
             let place = self.place(choice.destination).map_err(|(what, position)| Nonsense::OutOfRange {
                 plan,

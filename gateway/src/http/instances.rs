@@ -102,7 +102,7 @@ fn answer(region: &Region, key: &InstanceKey, done: &Registered) -> Response {
     let mut value = render(region, key, &done.known);
     value["lease"] = render_lease(&done.known.instance, Some(done.expires_at));
     value["index"] = json!(done.index);
-    value["incarnation"] = json!(region.directory.currency.incarnation().as_str());
+    value["incarnation"] = json!(region.directory.currency.life().incarnation);
     value["applied"] = json!(done.applied);
     let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
     with_etag((status, axum::Json(value)).into_response(), done.known.modified)

@@ -71,11 +71,11 @@ fn own(region: &Region, drains: &Drains) -> Value {
             total += u64::from(!matches!(endpoint.status, Status::Starting | Status::Draining));
         }
     }
-    let age = currency.age_ms(clock::monotonic_now());
+    let (age, life) = (currency.age_ms(clock::monotonic_now()), currency.life());
     let (draining, zones) = drains_of(&region.name, drains);
     json!({
         "region": region.name, "self": true, "freshness": Freshness::of_age_ms(age), "ageMs": age, "reachable": true,
-        "incarnation": currency.incarnation().as_str(), "index": currency.index(), "roundTripMs": 0,
+        "incarnation": life.incarnation, "index": life.index(), "roundTripMs": 0,
         "ramp": meridian_model::remote::FULL_RAMP, "services": count, "healthy": healthy, "total": total,
         "draining": draining, "drainingZones": zones, "zones": region.zones,
     })

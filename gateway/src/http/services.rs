@@ -119,7 +119,7 @@ pub(super) fn instances_of(
         })
         .collect();
     let mut value = list(region, &items, next);
-    value["incarnation"] = json!(region.directory.currency.incarnation().as_str());
+    value["incarnation"] = json!(region.directory.currency.life().incarnation);
     value["ageMs"] = json!(region.directory.currency.age_ms(clock::monotonic_now()));
     (value, tag)
 }

@@ -39,7 +39,7 @@ pub async fn readyz(State(region): State<Arc<Region>>) -> Result<Response, Probl
         "status": "ready",
         "region": region.name,
         "gateway": region.me,
-        "incarnation": currency.incarnation().as_str(),
+        "incarnation": currency.life().incarnation,
         "index": currency.index(),
         "ageMs": currency.age_ms(clock::monotonic_now()),
         "registry": if currency.is_connected() { "connected" } else { "lost" },

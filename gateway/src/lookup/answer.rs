@@ -66,9 +66,10 @@ fn head(
     out.extend_from_slice(b"\",\"region\":\"");
     out.extend_from_slice(snapshot.region.as_str().as_bytes());
     out.extend_from_slice(b"\",\"index\":");
-    number(out, currency.index());
+    let life = currency.life();
+    number(out, life.index());
     out.extend_from_slice(b",\"incarnation\":\"");
-    out.extend_from_slice(currency.incarnation().as_bytes());
+    out.extend_from_slice(life.incarnation.as_bytes());
     out.extend_from_slice(b"\",\"ageMs\":");
     number(out, currency.age_ms(clock::monotonic_now()));
     out.extend_from_slice(b",\"policy\":{\"name\":\"");
