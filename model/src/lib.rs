@@ -7,6 +7,7 @@
 pub mod binding;
 pub mod caller;
 pub mod catalog;
+pub mod contrast;
 pub mod failover;
 pub mod guardian;
 pub mod incarnation;
@@ -17,6 +18,7 @@ pub mod neighbours;
 pub mod plan;
 pub mod registration;
 pub mod remote;
+pub mod rollout;
 pub mod selection;
 pub(crate) mod share;
 pub mod snapshot;

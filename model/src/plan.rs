@@ -162,6 +162,17 @@ pub struct ReadyPlans {
     pub plans: Box<[ReadyPlan]>,
     /// The share of each; they add up to [`WHOLE_SHARE`].
     pub shares: Box<[u32]>,
+    /// What the host took out.
+    pub clamped: Clamped,
+}
+
+/// What a policy wished for and the host did not give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clamped {
+    /// Choices of endpoints that may not receive traffic.
+    pub ineligible: u32,
+    /// Plans that would send more to other regions than the binding allows.
+    pub remote_share: u32,
 }
 
 /// Checks a view's plans against the snapshot that the policy was shown and expands them.
@@ -183,6 +194,7 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
     };
     let mut shown = Shown::of(snapshot);
     let mut ready = Vec::with_capacity(plans.len());
+    let mut clamped = Clamped::default();
     for (number, plan) in plans.iter().enumerate() {
         if plan.tiers.len() > MAX_TIERS {
             return Err(Nonsense::TooManyTiers { plan: number, tiers: plan.tiers.len() });
@@ -190,9 +202,9 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         for (tier_number, tier) in plan.tiers.iter().enumerate() {
             shown.check(number, tier_number, tier)?;
         }
-        ready.push(expand_plan(plan, snapshot));
+        ready.push(expand_plan(plan, snapshot, &mut clamped));
     }
-    Ok(ReadyPlans { plans: ready.into(), shares })
+    Ok(ReadyPlans { plans: ready.into(), shares, clamped })
 }
 
 /// Every destination that a policy was shown, in one row: endpoints, then each remote followed by its subsets. Each says
@@ -268,12 +280,21 @@ impl Shown {
     }
 }
 
-fn expand_plan(plan: &Plan, snapshot: &Snapshot) -> ReadyPlan {
+fn expand_plan(plan: &Plan, snapshot: &Snapshot, clamped: &mut Clamped) -> ReadyPlan {
     if plan.tiers.is_empty() {
         return ReadyPlan::Refused;
     }
     let mut weights: Vec<_> = plan.tiers.iter().map(|tier| share::spread(&tier.choices, snapshot)).collect();
-    share::hold_remote_share(&mut weights, snapshot);
+    let ineligible =
+        plan.tiers.iter().flat_map(|tier| &tier.choices).filter(|choice| match choice.destination {
+            Destination::Endpoint(at) => choice.weight > 0 && !snapshot.is_eligible(at),
+            Destination::Remote { .. } => false,
+        });
+    let ineligible = u32::try_from(ineligible.count()).unwrap_or(u32::MAX);
+    clamped.ineligible = clamped.ineligible.saturating_add(ineligible);
+    if share::hold_remote_share(&mut weights, snapshot) {
+        clamped.remote_share = clamped.remote_share.saturating_add(1);
+    }
     let tiers: Vec<ReadyTier> = plan
         .tiers
         .iter()
