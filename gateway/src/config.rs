@@ -4,6 +4,7 @@
 use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
+use meridian_model::rollout::Settings;
 use serde::Deserialize;
 use std::fmt;
 use std::net::SocketAddr;
@@ -169,6 +170,71 @@ pub struct LookupsConfig {
     pub expired_kept: Duration,
 }
 
+/// `[policies]`: when a version of a policy is good, and when it is not; see [`Settings`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct PoliciesConfig {
+    /// How long a version has to be active until it is known to be good.
+    #[serde(with = "span")]
+    pub soak: Duration,
+    /// How many lookups it has to answer until then, at one gateway.
+    pub soak_lookups: u64,
+    /// How many lookups a candidate has to be asked, at the gateway that is told to promote it.
+    pub promote_lookups: u64,
+    /// Faults after which a canary, or what was promoted, is rolled back.
+    pub max_faults: u64,
+    /// Greatest rise of the share of lookups that are refused or given nothing, 0 to 1.
+    pub max_refused_rise: f64,
+    /// Greatest share of all lookups that a zone or region may lose at once, 0 to 1.
+    pub max_shift: f64,
+    /// Shares say nothing before so many lookups.
+    pub min_lookups: u64,
+}
+
+impl Default for PoliciesConfig {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            soak: Duration::from_millis(settings.soak_millis),
+            soak_lookups: settings.soak_lookups,
+            promote_lookups: settings.promote_lookups,
+            max_faults: settings.max_faults,
+            max_refused_rise: settings.max_refused_rise,
+            max_shift: settings.max_shift,
+            min_lookups: settings.min_lookups,
+        }
+    }
+}
+
+impl PoliciesConfig {
+    /// As the judgement takes them.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            soak_millis: u64::try_from(self.soak.as_millis()).unwrap_or(u64::MAX),
+            soak_lookups: self.soak_lookups,
+            promote_lookups: self.promote_lookups,
+            max_faults: self.max_faults,
+            max_refused_rise: self.max_refused_rise,
+            max_shift: self.max_shift,
+            min_lookups: self.min_lookups,
+        }
+    }
+
+    fn check(&self, mistakes: &mut Vec<Mistake>) {
+        for (key, share) in [("max_refused_rise", self.max_refused_rise), ("max_shift", self.max_shift)] {
+            if !(0.0..=1.0).contains(&share) {
+                let place = format!("policies.{key}");
+                mistakes.push(Mistake { place, detail: "must be a share from 0 to 1".into() });
+            }
+        }
+        if self.max_faults == 0 {
+            let detail = "must be at least 1: no policy fails less than once before it is rolled back".into();
+            mistakes.push(Mistake { place: "policies.max_faults".into(), detail });
+        }
+    }
+}
+
 /// `[history]`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct HistoryConfig {
@@ -232,6 +298,9 @@ pub struct Config {
     /// `[lookups]`.
     #[serde(default = "default_lookups")]
     pub lookups: LookupsConfig,
+    /// `[policies]`.
+    #[serde(default)]
+    pub policies: PoliciesConfig,
     /// `[history]`.
     #[serde(default = "default_history_section")]
     pub history: HistoryConfig,
@@ -417,6 +486,7 @@ impl Config {
         if let Err(errors) = self.identity.check(&self.base) {
             mistakes.extend(errors.into_iter().map(|e| Mistake { place: e.place, detail: e.detail }));
         }
+        self.policies.check(mistakes);
         if let Some(federation) = &self.federation {
             federation.check(&self.region, mistakes);
         }

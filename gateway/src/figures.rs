@@ -9,6 +9,7 @@ use crate::keeper::KeeperStats;
 use crate::loader::LoaderStats;
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{Figure, Source};
+use crate::steward::StewardStats;
 use meridian_model::status::Status;
 use meridian_policies::Host;
 use meridian_registry::etcd::Stats as EtcdStats;
@@ -260,6 +261,39 @@ pub fn beats(stats: Arc<BeatStats>) -> Source {
                 "meridian_heartbeats_dropped_total",
                 "Heartbeats dropped because too many waited",
                 &stats.dropped,
+            ),
+        ]
+    })
+}
+
+/// What the steward does with versions that are tried or have yet to soak.
+pub fn steward(stats: Arc<StewardStats>) -> Source {
+    Box::new(move || {
+        vec![
+            counter(
+                "meridian_policy_rollbacks_total",
+                "Candidates given up and active versions replaced by this gateway",
+                &stats.rolled_back,
+            ),
+            counter(
+                "meridian_policy_soaked_total",
+                "Versions that this gateway found to be good",
+                &stats.soaked,
+            ),
+            counter(
+                "meridian_policy_faults_reported_total",
+                "Failures of shadows that this gateway told to the region",
+                &stats.reported,
+            ),
+            counter(
+                "meridian_policy_decisions_unwritten_total",
+                "Decisions that the registry did not take, or that another gateway had written already",
+                &stats.unwritten,
+            ),
+            gauge(
+                "meridian_policy_bindings_observed",
+                "Bindings with a candidate, or with an active version that has yet to soak",
+                &stats.observed,
             ),
         ]
     })

@@ -153,9 +153,7 @@ impl Keeper {
             Command::Prepared(version) => {
                 let now = clock::monotonic_now();
                 let bound = self.directory.services().into_iter().filter(|(_, published)| {
-                    let binding = &published.current().binding;
-                    binding.active.version == version
-                        || binding.last_good.iter().any(|b| b.version == version)
+                    published.current().binding.versions().any(|bound| bound.version == version)
                 });
                 let services = bound.map(|(key, _)| key).collect();
                 self.publish(Touched { services }, now);

@@ -23,4 +23,5 @@ pub mod neighbourhood;
 pub mod problem;
 pub mod region;
 pub mod registrar;
+pub mod steward;
 pub mod telemetry;

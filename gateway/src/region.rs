@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use meridian_model::instance::LeaseId;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
+use meridian_model::rollout::Settings;
 use meridian_policies::Host;
 use meridian_registry::{Committed, Registry, Revision};
 use serde_json::Value;
@@ -34,6 +35,8 @@ pub struct Region {
     pub reads: Reads,
     /// Past this age, unconfirmed state from disk is refused.
     pub max_age_from_disk: Duration,
+    /// When a version of a policy is good, and when it is not.
+    pub rollout: Settings,
     /// What lookups read.
     pub directory: Arc<Directory>,
     /// What runs policies.
@@ -100,6 +103,7 @@ impl Region {
             me: parts.me,
             reads: config.reads(),
             max_age_from_disk: config.lookups.max_age_from_disk,
+            rollout: config.policies.settings(),
             directory: parts.directory,
             host: parts.host,
             registry: parts.registry,

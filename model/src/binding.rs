@@ -136,6 +136,9 @@ pub struct Candidate {
     /// When it became the candidate, or its stage changed.
     #[serde(default)]
     pub since: UnixMillis,
+    /// A failure that some gateway of the region saw, in words; empty for none.
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub fault: SmolStr,
 }
 
 impl Candidate {

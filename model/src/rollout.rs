@@ -199,6 +199,9 @@ pub struct Evidence {
     /// Lookups, by expectation, that would be refused or given nothing: by the other version, and by this one.
     #[serde(default)]
     pub refused: Pair,
+    /// Whether `changed` is of those that were answered: a shadow is asked a sample of the lookups.
+    #[serde(default)]
+    pub sampled: bool,
     /// Lookups, by expectation, whose answer would differ.
     #[serde(default)]
     pub changed: f64,
@@ -232,6 +235,7 @@ impl Evidence {
             self.last_fault = other.last_fault.clone();
         }
         self.clamped = self.clamped.saturating_add(other.clamped);
+        self.sampled |= other.sampled;
         self.changed += other.changed;
         self.refused.before += other.refused.before;
         self.refused.after += other.refused.after;

@@ -1,13 +1,16 @@
 //! The host as the gateway sees it, and the threads that it runs.
 
 use crate::callers::{CallerId, Callers};
+use crate::canary::Split;
 use crate::clerk::{Clerk, Command, Evaluate, Job, LaneName, Place, Remains, Waiter};
 use crate::fault::{Fault, FaultKind};
 use crate::gate::{self, Rejected, Report};
 use crate::inbox::Inbox;
 use crate::library::{Compiled, Library, LibraryFull};
 use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING};
-use crate::preparation::{self, Order, Parcel};
+use crate::observation::Observation;
+use crate::preparation::{self, CanaryOrder, Order, Parcel};
+use crate::shadow::{Log, Runner};
 use crate::standard::{STANDARD, Standard};
 use crate::stats::{Counters, HostStats, WorkerCounters};
 use crate::view::{View, WARMING};
@@ -153,7 +156,11 @@ impl Host {
             spawn(lane.thread_name(), move || lane.run(&queue))?;
             lanes.push((name, jobs));
         }
-        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), config.router_cache_bytes, lanes);
+        let (tasks, shadows) = mpsc::channel();
+        let runner = Runner::new(Arc::clone(&library), commands.clone());
+        spawn("policy-shadow", move || runner.run(&shadows))?;
+        let budget = config.router_cache_bytes;
+        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), budget, lanes, tasks);
         spawn("policy-clerk", move || run_clerk(clerk, &inbox))?;
         let weak = engine.weak();
         spawn("policy-epochs", move || {
@@ -248,8 +255,9 @@ impl Host {
     pub fn worker(&self) -> Worker {
         let number = self.shared.next_worker.fetch_add(1, Ordering::Relaxed);
         let inbox = Arc::new(Inbox::default());
-        self.shared.send(Command::Joined(number, Arc::clone(&inbox)));
-        Worker::new(Arc::clone(&self.shared), number, inbox)
+        let samples = Arc::new(Log::new());
+        self.shared.send(Command::Joined(number, Arc::clone(&inbox), Arc::clone(&samples)));
+        Worker::new(Arc::clone(&self.shared), number, inbox, samples)
     }
 
     /// What the policy gives this caller over exactly this snapshot; for a key also which plan. Off the path of lookups:
@@ -268,6 +276,13 @@ impl Host {
                 Evaluation { view: Arc::new(view), plan: key.map(|_| 0) }
             }
         }
+    }
+
+    /// What lookups have shown, here, of versions that are tried or have yet to soak.
+    pub async fn observations(&self) -> Vec<Observation> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.send(Command::Observe(answer));
+        answered.await.unwrap_or_default()
     }
 
     /// The counters.
@@ -366,6 +381,11 @@ impl Lane {
                     Command::Prepared { lane: self.name, batch, workers, took: begun.elapsed() }
                 }
                 Job::Evaluate { order, question } => self.evaluate(&order, question),
+                Job::Canary { order, workers } => {
+                    order.snapshot.binding.versions().for_each(|bound| self.load_standard(&bound.version));
+                    let canary = preparation::prepare_canary(&self.library, workers.len(), &order);
+                    Command::Bred { lane: self.name, order, canary, workers }
+                }
             };
             if self.done.send(report).is_err() {
                 return;
@@ -374,9 +394,7 @@ impl Lane {
     }
 
     fn load_standards(&self, order: &Order) {
-        let binding = &order.snapshot.binding;
-        let bound = std::iter::once(&binding.active).chain(&binding.last_good);
-        bound.for_each(|bound| self.load_standard(&bound.version));
+        order.snapshot.binding.versions().for_each(|bound| self.load_standard(&bound.version));
     }
 
     /// Compiles a standard policy when the first service is bound to it.
@@ -403,8 +421,46 @@ impl Lane {
         let slot = order.snapshot.slot;
         let parcel = batch.parcels.pop().unwrap_or_default();
         let (view, plan) = route_once(parcel, &question, order);
+        let (view, plan) = match Split::of(&order.snapshot) {
+            Some(split) => self.evaluate_canary(split, view, plan, &question, order),
+            None => (view, plan),
+        };
         let _ = question.answer.send((Arc::clone(&view), plan));
         Command::Evaluated { lane: self.name, slot, caller: question.caller.id, view }
+    }
+
+    /// The canary's answer where the key is its own, or both sides in one where there is no key.
+    fn evaluate_canary(
+        &self,
+        split: Split,
+        active: Arc<View>,
+        plan: Option<usize>,
+        question: &Evaluate,
+        order: &Order,
+    ) -> (Arc<View>, Option<usize>) {
+        let words = Words::of(question.seed);
+        let rests = order.snapshot.binding.candidate.as_ref();
+        let rests = rests.is_none_or(|c| order.banned.iter().any(|(bound, _)| *bound == c.bound));
+        if rests || (question.key.is_some() && !split.takes(words)) {
+            return (active, plan);
+        }
+        let callers = vec![(Arc::clone(&question.caller), Arc::clone(&active))];
+        let canary_order = CanaryOrder { snapshot: Arc::clone(&order.snapshot), callers };
+        let bred = preparation::prepare_canary(&self.library, 1, &canary_order);
+        let Some((mut cells, (_, view, handles))) =
+            bred.and_then(|canary| Some((canary.cells, canary.views.into_iter().next()?)))
+        else {
+            return (active, plan);
+        };
+        let Some(key) = question.key else { return (Arc::new(split.merge(&active, &view)), None) };
+        let routed = cells
+            .first_mut()
+            .zip(handles.first())
+            .map(|(cell, handle)| cell.route(*handle, key, words.route));
+        match routed {
+            Some(Ok(plan)) if (plan as usize) < view.plans.plans.len() => (view, Some(plan as usize)),
+            _ => (active, plan),
+        }
     }
 }
 

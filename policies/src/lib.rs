@@ -17,10 +17,12 @@
 //! Only this crate knows the engine; nothing of it is in the public interface.
 
 mod callers;
+mod canary;
 mod cell;
 mod clerk;
 mod contract;
 mod drawn;
+mod entry;
 mod fault;
 mod fingerprint;
 mod gate;
@@ -28,11 +30,14 @@ mod host;
 mod inbox;
 mod library;
 mod limits;
+mod observation;
 mod pick;
 mod preparation;
+mod shadow;
 mod standard;
 mod stats;
 mod trial;
+mod trials;
 mod view;
 mod worker;
 
@@ -42,7 +47,9 @@ pub use gate::{Rejected, Report};
 pub use host::{Evaluation, Host, HostConfig, HostError};
 pub use library::{Compiled, Library, LibraryFull};
 pub use limits::{COLD_WAIT, MAX_MEMORY_BYTES, MAX_MODULE_BYTES, MAX_VERSIONS, MAX_VIEWS};
+pub use observation::{Observation, Seen};
 pub use pick::{ChosenBy, Pick, Picked, Picks, Routed};
+pub use shadow::Example;
 pub use standard::{STANDARD, Standard};
 pub use stats::HostStats;
 pub use view::{NOTHING_ELIGIBLE, Outcome, View, WARMING};

@@ -86,6 +86,18 @@ pub(crate) const MAX_UNDELIVERED: usize = 64;
 /// Versions in the library, standard ones included. Each compiled one is some 0.2 to 10 MiB of code.
 pub const MAX_VERSIONS: usize = 256;
 
+/// Services that have a shadow at once; the others' shadows wait. Each has an instance of its own.
+pub(crate) const MAX_SHADOWS: usize = 512;
+
+/// Sampled lookups that wait at one worker for the shadows; one more is not sampled.
+pub(crate) const MAX_SAMPLES: usize = 256;
+
+/// How often shadows are asked.
+pub(crate) const SHADOW_TICK: Duration = Duration::from_millis(20);
+
+/// Shadows take at most one part in so many of one core, whatever they do.
+pub(crate) const SHADOW_PART: u32 = 10;
+
 /// The engine that compiles and runs every policy.
 pub(crate) fn engine() -> wasmtime::Result<Engine> {
     let mut config = Config::new();

@@ -3,7 +3,6 @@
 use crate::view::{Outcome, View};
 use meridian_model::locality;
 use meridian_model::plan::{ReadyPlan, ReadyPlans, ReadyTier};
-use meridian_model::remote::Address;
 use meridian_model::selection::{self, Words};
 use meridian_model::snapshot::{Place, Snapshot};
 use std::borrow::Cow;
@@ -111,13 +110,9 @@ impl Lens<'_> {
 fn hash_there(place: Place<'_>) -> u64 {
     match place {
         Place::Here(endpoint) => endpoint.hash,
-        Place::There(remote, address) => {
-            let name = match address {
-                Address::Endpoint(endpoint) => endpoint.id.as_str(),
-                Address::Ingress(ingress) => ingress.host.as_str(),
-            };
-            selection::mix(selection::endpoint_hash(name) ^ selection::endpoint_hash(remote.region.as_str()))
-        }
+        Place::There(remote, address) => selection::mix(
+            selection::endpoint_hash(address.name()) ^ selection::endpoint_hash(remote.region.as_str()),
+        ),
     }
 }
 

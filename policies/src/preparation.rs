@@ -8,8 +8,10 @@ use crate::cell::{Cell, Handle};
 use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::{Compiled, Library};
+use crate::observation::{Counts, Watched};
 use crate::view::{Outcome, View};
-use meridian_model::binding::Bound;
+use meridian_model::binding::{Bound, Stage};
+use meridian_model::contrast::Contrast;
 use meridian_model::plan::{self, Plan, ReadyPlans};
 use meridian_model::snapshot::Snapshot;
 use smol_str::format_smolstr;
@@ -40,6 +42,8 @@ pub(crate) struct Post {
     pub(crate) seat: Option<Seat>,
     /// What answers when that `route` traps.
     pub(crate) standby: Option<(Arc<View>, Seat)>,
+    /// Counts its lookups, where the binding is observed.
+    pub(crate) counts: Option<Arc<Counts>>,
 }
 
 /// What one worker gets.
@@ -57,6 +61,8 @@ pub(crate) struct Prepared {
     pub(crate) faults: Vec<(Bound, Fault)>,
     /// Which of the batch's rows of cells it uses.
     pub(crate) rows: Vec<usize>,
+    /// The counters that workers were given.
+    pub(crate) watched: Vec<Watched>,
 }
 
 /// Everything that came of a batch. A row is the same cell once for every worker.
@@ -311,8 +317,10 @@ fn chain(
 ) {
     let binding = &order.snapshot.binding;
     let uploaded = library.get(&binding.active.version).is_none_or(|c| !c.is_standard());
-    // An uploaded policy may still trap in `route`: then its predecessor answers in that lookup, so it stands ready.
-    let wants = |place: usize| uploaded || !matches!(active.seats.get(place), Some(Some(Ok(_))));
+    // An uploaded policy may still trap in `route`: then its predecessor answers in that lookup, so it stands ready. And
+    // what has yet to soak is compared with it.
+    let compared = !binding.activation.soaked;
+    let wants = |place: usize| uploaded || compared || !matches!(active.seats.get(place), Some(Some(Ok(_))));
     let mut open: Vec<usize> = (0..order.callers.len()).filter(|place| wants(*place)).collect();
     let mut formers: Vec<Attempt<'_>> = Vec::new();
     for bound in &binding.last_good {
@@ -357,6 +365,8 @@ fn settle(
     };
     let mut posts: Vec<Vec<Post>> = (0..workers).map(|_| Vec::new()).collect();
     let mut views = Vec::new();
+    let mut watched = Vec::new();
+    let observed = order.snapshot.binding.is_observed();
     for (place, known) in order.callers.iter().enumerate() {
         let ran = |attempt: &Attempt<'_>| match attempt.seats.get(place) {
             Some(Some(Ok(_))) => attempt.row,
@@ -384,6 +394,15 @@ fn settle(
             // Where there is no row, the whole policy failed and was counted once.
             batch.faults.push(fault.kind);
         }
+        let counts: Vec<Arc<Counts>> =
+            (0..if observed { workers } else { 0 }).map(|_| Arc::new(Counts::default())).collect();
+        if observed {
+            let contrast = main
+                .as_ref()
+                .zip(second.as_ref())
+                .map(|((now, ..), (before, ..))| Contrast::of(&before.plans, &now.plans, &order.snapshot));
+            watched.push(Watched { caller: known.id, counts: counts.clone(), active: contrast });
+        }
         let (first, standby) = match (main, second) {
             (Some(main), second) => (Some(main), second),
             (None, second) => (second, None),
@@ -403,6 +422,7 @@ fn settle(
                 standby: standby
                     .as_ref()
                     .and_then(|(view, row, handles)| Some((Arc::clone(view), seat(*row, handles)?))),
+                counts: counts.get(worker).cloned(),
             });
         }
         views.push((known.id, shown));
@@ -411,5 +431,54 @@ fn settle(
     for (parcel, posts) in batch.parcels.iter_mut().zip(posts) {
         parcel.services.push((slot, posts));
     }
-    batch.prepared.push(Prepared { slot, views, faults, rows });
+    batch.prepared.push(Prepared { slot, views, faults, rows, watched });
+}
+
+/// A canary to prepare, for the callers of the active version.
+#[derive(Clone)]
+pub(crate) struct CanaryOrder {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) callers: Vec<(Arc<Known>, Arc<View>)>,
+}
+
+/// A canary, prepared.
+pub(crate) struct Canary {
+    /// One for each worker.
+    pub(crate) cells: Vec<Cell>,
+    /// The views with their handles in the cells. Callers whom it failed are not among them: the active version answers.
+    pub(crate) views: Vec<(CallerId, Arc<View>, Vec<Handle>)>,
+    pub(crate) contrasts: Vec<(CallerId, Contrast)>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) bytes: usize,
+}
+
+/// Prepares the canary of an order, if its binding has one.
+pub(crate) fn prepare_canary(library: &Library, workers: usize, order: &CanaryOrder) -> Option<Canary> {
+    let candidate = order.snapshot.binding.candidate.as_ref().filter(|c| c.stage == Stage::Canary)?;
+    let bound = &candidate.bound;
+    let mut canary =
+        Canary { cells: Vec::new(), views: Vec::new(), contrasts: Vec::new(), faults: Vec::new(), bytes: 0 };
+    // One that was deleted meanwhile.
+    let compiled = library.get(&bound.version)?;
+    let callers = order.callers.iter().map(|(known, _)| known.as_ref()).collect();
+    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
+    let row = make_row(&compiled, workers, &[guest]);
+    let refused = row.refused.into_iter().flatten().next();
+    let whole = refused.is_some();
+    canary.faults.extend(refused);
+    canary.bytes = row.cells.iter().map(Cell::estimated_bytes).sum();
+    for ((known, active), seat) in order.callers.iter().zip(row.seats.into_iter().flatten()) {
+        match seat {
+            Ok(Seated { plans, handles }) => {
+                canary.contrasts.push((known.id, Contrast::of(&active.plans, &plans, &order.snapshot)));
+                let (snapshot, caller) = (Arc::clone(&order.snapshot), Arc::clone(&known.caller));
+                let view = View::new(snapshot, caller, plans, bound, Outcome::Ok);
+                canary.views.push((known.id, Arc::new(view), handles));
+            }
+            Err(fault) if !whole => canary.faults.push(fault),
+            Err(_) => {}
+        }
+    }
+    canary.cells = row.cells;
+    Some(canary)
 }

@@ -128,12 +128,21 @@ impl View {
 
     /// The same plans with another outcome.
     pub(crate) fn with_outcome(&self, outcome: Outcome) -> Self {
+        self.but(Arc::clone(&self.plans), outcome)
+    }
+
+    /// The same with other plans.
+    pub(crate) fn with_plans(&self, plans: Arc<ReadyPlans>) -> Self {
+        self.but(plans, self.outcome.clone())
+    }
+
+    fn but(&self, plans: Arc<ReadyPlans>, outcome: Outcome) -> Self {
         Self {
             serial: self.serial,
-            quick: Quick::of(&self.plans),
+            quick: Quick::of(&plans),
             snapshot: Arc::clone(&self.snapshot),
             caller: Arc::clone(&self.caller),
-            plans: Arc::clone(&self.plans),
+            plans,
             policy: self.policy.clone(),
             version: self.version,
             outcome,

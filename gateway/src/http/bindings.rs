@@ -4,16 +4,22 @@ use super::instances::{rfc3339, with_etag};
 use super::request;
 use crate::clock;
 use crate::history::value_of;
+use crate::identity::Identity;
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
+use crate::steward::{self, Sight};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use meridian_model::binding::{Binding, Bound, LAST_GOOD_KEPT, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT};
+use meridian_model::binding::{
+    Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Stage, Way,
+};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
 use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
-use meridian_policies::STANDARD;
+use meridian_model::rollout::{NotPossible, Return, Terms, objection};
+use meridian_model::time::UnixMillis;
+use meridian_policies::{Host, STANDARD};
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,10 +44,10 @@ pub struct BindingBody {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     config: Value,
-    /// `active`.
+    /// `active` replaces what answers; `shadow` and `canary` set the candidate.
     #[serde(default)]
-    stage: Option<Stage>,
-    /// Of a canary.
+    stage: Option<Wish>,
+    /// Of a canary: the part of the lookups that it answers, 0 to 100.
     #[serde(default)]
     percent: Option<f64>,
     /// `{"regions": "all" | ["…"], "maxRemoteShare": 1.0}`.
@@ -53,16 +59,40 @@ pub struct BindingBody {
     caller_labels: Option<BTreeSet<String>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Stage {
+enum Wish {
+    #[default]
     Active,
     Shadow,
     Canary,
 }
 
+/// The body of a promotion.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PromoteBody {
+    /// Promote against the evidence; needs a reason.
+    #[serde(default)]
+    force: bool,
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
+}
+
+/// The body of a roll-back.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RollbackBody {
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
+}
+
 struct Wanted {
     bound: Bound,
+    /// As what, if not as the active one.
+    stage: Option<(Stage, f64)>,
     limits: Option<Limits>,
     caller_labels: Option<BTreeSet<SmolStr>>,
 }
@@ -81,20 +111,21 @@ fn target((namespace, service): &Place) -> String {
 
 impl BindingBody {
     fn parse(self, region: &Region) -> Result<Wanted, Problem> {
-        match self.stage.unwrap_or(Stage::Active) {
-            Stage::Active => {}
-            Stage::Shadow | Stage::Canary => {
-                let detail =
-                    "stages shadow and canary are not supported by this version: bind with stage active";
-                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-supported", detail));
+        let stage = match (self.stage.unwrap_or_default(), self.percent) {
+            (Wish::Active, None) => None,
+            (Wish::Shadow, None) => Some((Stage::Shadow, 0.0)),
+            (Wish::Canary, Some(percent)) if (0.0..=100.0).contains(&percent) => {
+                Some((Stage::Canary, percent))
             }
-        }
-        if self.percent.is_some() {
-            return Err(Problem::field(
-                "percent",
-                "belongs to stage canary, which is not supported by this version",
-            ));
-        }
+            (Wish::Canary, Some(_)) => return Err(Problem::field("percent", "must be from 0 to 100")),
+            (Wish::Canary, None) => {
+                let detail = "stage canary needs the part of the lookups that it answers, such as 5";
+                return Err(Problem::field("percent", detail));
+            }
+            (Wish::Active | Wish::Shadow, Some(_)) => {
+                return Err(Problem::field("percent", "belongs to stage canary only"));
+            }
+        };
         let policy: PolicyName = self.policy.parse().map_err(|e| Problem::field("policy", e))?;
         let version = match self.version {
             None => newest(region, &policy)?,
@@ -120,15 +151,18 @@ impl BindingBody {
         {
             return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
         }
-        let labels = self.caller_labels.unwrap_or_default();
-        if labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES) {
+        let labels = self.caller_labels.as_ref();
+        if let Some(labels) = labels
+            && (labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES))
+        {
             let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
             return Err(Problem::field("callerLabels", detail));
         }
         Ok(Wanted {
             bound: Bound { policy, version, config },
+            stage,
             limits: self.limits,
-            caller_labels: Some(labels.into_iter().map(SmolStr::new).collect()),
+            caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
         })
     }
 }
@@ -180,13 +214,39 @@ fn render_bound(bound: &Bound) -> Value {
     json!({ "policy": bound.policy, "version": bound.version, "config": config })
 }
 
+fn way(way: Way) -> Value {
+    serde_json::to_value(way).unwrap_or_default()
+}
+
 fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Value {
+    let mut active = render_bound(&binding.active);
+    let activation = &binding.activation;
+    active["since"] = json!(rfc3339(activation.since));
+    active["way"] = way(activation.way);
+    active["soaked"] = json!(activation.soaked);
+    let candidate = binding.candidate.as_ref().map(|candidate| {
+        let mut value = render_bound(&candidate.bound);
+        value["stage"] = json!(candidate.stage);
+        if candidate.stage == Stage::Canary {
+            value["percent"] = json!(candidate.percent);
+        }
+        value["since"] = json!(rfc3339(candidate.since));
+        if !candidate.fault.is_empty() {
+            value["fault"] = json!(candidate.fault);
+        }
+        value
+    });
+    let last_good = binding.last_good.iter().map(|former| {
+        let mut value = render_bound(&former.bound);
+        value["soaked"] = json!(former.soaked);
+        value
+    });
     json!({
         "namespace": namespace,
         "service": service.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str()),
-        "active": render_bound(&binding.active),
-        "candidate": Value::Null,
-        "lastGood": binding.last_good.iter().map(render_bound).collect::<Vec<_>>(),
+        "active": active,
+        "candidate": candidate,
+        "lastGood": last_good.collect::<Vec<_>>(),
         "limits": binding.limits,
         "callerLabels": binding.caller_labels,
         "updatedAt": rfc3339(binding.updated_at),
@@ -194,21 +254,49 @@ fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Val
     })
 }
 
-/// The binding that results: what was active becomes the newest of the last good ones.
-fn replace(before: Option<&Binding>, wanted: &Wanted) -> Binding {
-    let mut last_good: Vec<Bound> = before.map(|b| b.last_good.clone()).unwrap_or_default();
-    if let Some(before) = before.filter(|b| b.active != wanted.bound) {
-        last_good.insert(0, before.active.clone());
+/// The binding that results. A candidate beside no binding of its own stands beside what answers now.
+fn replace(
+    region: &Region,
+    place: &Place,
+    before: Option<&Binding>,
+    wanted: &Wanted,
+) -> Result<Binding, Problem> {
+    let now = clock::unix_now();
+    let Some((stage, percent)) = wanted.stage else {
+        let terms = Terms {
+            limits: wanted.limits.clone().unwrap_or_default(),
+            caller_labels: wanted.caller_labels.clone().unwrap_or_default(),
+        };
+        let active = wanted.bound.clone();
+        return Ok(match before {
+            Some(before) => before.bind(active, terms, now),
+            None => Binding::new(active, terms, now),
+        });
+    };
+    let base = before.cloned().unwrap_or_else(|| beside(region, place));
+    if base.active == wanted.bound {
+        return Err(Problem::field("version", "answers already: a candidate differs in version or config"));
     }
-    last_good.retain(|bound| *bound != wanted.bound);
-    last_good.truncate(LAST_GOOD_KEPT);
-    Binding {
-        active: wanted.bound.clone(),
-        last_good,
-        limits: wanted.limits.clone().or_else(|| before.map(|b| b.limits.clone())).unwrap_or_default(),
-        caller_labels: wanted.caller_labels.clone().unwrap_or_default(),
-        updated_at: clock::unix_now(),
-        unknown: before.map(|b| b.unknown.clone()).unwrap_or_default(),
+    let same = base.candidate.as_ref().filter(|c| c.bound == wanted.bound && c.stage == stage);
+    let since = same.map_or(now, |candidate| candidate.since);
+    let fault = same.map(|candidate| candidate.fault.clone()).unwrap_or_default();
+    let mut next = base.try_out(Candidate { bound: wanted.bound.clone(), stage, percent, since, fault }, now);
+    if let Some(limits) = &wanted.limits {
+        next.limits = limits.clone();
+    }
+    if let Some(labels) = &wanted.caller_labels {
+        next.caller_labels = labels.clone();
+    }
+    Ok(next)
+}
+
+/// A binding of its own that changes nothing yet: what answers for the place now.
+fn beside(region: &Region, (namespace, service): &Place) -> Binding {
+    let rules = region.directory.rules();
+    let default = rules.bindings.get(&(namespace.clone(), None)).filter(|_| service.is_some());
+    match default {
+        Some((default, _)) => Binding { candidate: None, ..(**default).clone() },
+        None => Binding::new(Host::built_in(), Terms::default(), UnixMillis(0)).soaked(),
     }
 }
 
@@ -237,30 +325,49 @@ pub async fn put(
     let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
     let wanted = body.parse(&region)?;
     try_config(&region, &wanted.bound).await?;
-    let precondition = request::precondition(&headers);
+    let edit = Edit { action: if wanted.stage.is_some() { "try" } else { "bind" }, reason: String::new() };
+    rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
+        .await
+}
+
+struct Edit {
+    action: &'static str,
+    reason: String,
+}
+
+/// Writes what becomes of a binding, on condition that nobody wrote in between.
+async fn rewrite(
+    region: &Region,
+    identity: &Identity,
+    place: &Place,
+    headers: &HeaderMap,
+    edit: Edit,
+    change: impl Fn(Option<&Binding>) -> Result<Binding, Problem>,
+) -> Result<Response, Problem> {
+    let precondition = request::precondition(headers);
     let key = Key::Binding(place.0.clone(), place.1.clone());
     let (mut stored, _) = region.registry.read(&key).await?;
     for _ in 0..MAX_CONFLICTS {
         let revision = stored.as_ref().map(|s| s.modified);
         precondition.check(revision.map(|r| r.0))?;
         let before = stored.and_then(decode).map(|(binding, _)| binding);
-        let binding = replace(before.as_ref(), &wanted);
+        let binding = change(before.as_ref())?;
         let condition = match revision {
             None => Condition::Absent(key.clone()),
             Some(revision) => Condition::Unchanged(key.clone(), revision),
         };
         let deed = Deed {
-            action: "bind",
-            target: target(&place),
-            reason: "",
+            action: edit.action,
+            target: target(place),
+            reason: &edit.reason,
             before: value_of(before.as_ref()),
             after: value_of(Some(&binding)),
         };
         let put = Change::Put(key.clone(), record::encode(&binding)?);
-        match region.write(&identity, condition, put, deed).await? {
+        match region.write(identity, condition, put, deed).await? {
             Ok(Revision(modified)) => {
                 let applied = region.applied(Revision(modified)).await;
-                let mut value = render(&place, &binding, modified);
+                let mut value = render(place, &binding, modified);
                 value["index"] = json!(modified);
                 value["applied"] = json!(applied);
                 let status = if revision.is_none() { StatusCode::CREATED } else { StatusCode::OK };
@@ -270,6 +377,122 @@ pub async fn put(
         }
     }
     Err(Problem::new(StatusCode::CONFLICT, "conflict", "the binding is being changed by others; try again"))
+}
+
+fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.len() > 256 || reason.chars().any(char::is_control) {
+        return Err(Problem::field("reason", "must be at most 256 bytes without control characters"));
+    }
+    Ok(())
+}
+
+impl From<NotPossible> for Problem {
+    fn from(error: NotPossible) -> Self {
+        let code = match error {
+            NotPossible::NoCandidate => "no-candidate",
+            NotPossible::NothingToReturnTo => "nothing-to-return-to",
+        };
+        Self::new(StatusCode::CONFLICT, code, error.to_string())
+    }
+}
+
+/// Let the candidate answer in place of the active version.
+///
+/// Refused while it has failed, has been asked too seldom, or would refuse or move too many lookups by what this gateway
+/// has seen of it; `force` with a reason overrides that.
+#[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/promote", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = PromoteBody),
+    responses((status = 200, description = "the binding"), (status = 404, body = Problem),
+              (status = 409, description = "no-candidate, or not-proven with what speaks against it", body = Problem)))]
+pub async fn promote(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    let place = place(&namespace, &service)?;
+    identity.may_operate(&place.0)?;
+    let PromoteBody { force, reason } = request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    check_reason(&reason)?;
+    if force && reason.trim().is_empty() {
+        return Err(Problem::field("reason", "must say why the evidence is overridden"));
+    }
+    let sights = steward::look(&region.host).await;
+    let edit = Edit { action: if force { "force-promote" } else { "promote" }, reason };
+    rewrite(&region, &identity, &place, &headers, edit, |before| {
+        let before = before.ok_or_else(|| no_such_binding(&place))?;
+        let candidate = before.candidate.as_ref().ok_or(NotPossible::NoCandidate)?;
+        if !force {
+            let seen = sights.get(&place).and_then(|sight| sight.candidate_of(candidate));
+            let evidence = seen.cloned().unwrap_or_default();
+            let elsewhere = (!candidate.fault.is_empty()).then(|| format!("it failed: {}", candidate.fault));
+            let against = objection(&evidence, &region.rollout).map(String::from).or(elsewhere);
+            if let Some(against) = against {
+                let detail = format!(
+                    "the candidate is not proven: {against}; wait, look at GET …/bindings/{}/diff, or promote with                      {{\"force\": true, \"reason\": \"…\"}}",
+                    place.1.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str())
+                );
+                return Err(Problem::new(StatusCode::CONFLICT, "not-proven", detail));
+            }
+        }
+        Ok(before.promote(force, clock::unix_now())?)
+    })
+    .await
+}
+
+/// Give up the candidate; without one, let answer what answered before the active version.
+#[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
+    responses((status = 200, description = "the binding"), (status = 404, body = Problem),
+              (status = 409, description = "nothing-to-return-to", body = Problem)))]
+pub async fn rollback(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    let place = place(&namespace, &service)?;
+    identity.may_operate(&place.0)?;
+    let RollbackBody { reason } = request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    check_reason(&reason)?;
+    let edit = Edit { action: "rollback", reason };
+    rewrite(&region, &identity, &place, &headers, edit, |before| {
+        let before = before.ok_or_else(|| no_such_binding(&place))?;
+        Ok(before.roll_back(Return::Before, clock::unix_now())?)
+    })
+    .await
+}
+
+/// What this gateway has seen of the candidate beside the active version, and of the active one while it soaks.
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}/diff", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)),
+    responses((status = 200, description = "{active, candidate: {lookups, answered, changed, faults, services, examples, objection}}"),
+              (status = 404, body = Problem)))]
+pub async fn diff(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let place = place(&namespace, &service)?;
+    request::bearer(&region, &headers)?.may_read(&place.0)?;
+    let rules = region.directory.rules();
+    let Some((binding, modified)) = rules.bindings.get(&place) else { return Err(no_such_binding(&place)) };
+    let sights = steward::look(&region.host).await;
+    let mut value = render(&place, binding, *modified);
+    let sight = sights.get(&place);
+    let active = sight.and_then(|sight| sight.active_of(binding)).cloned().unwrap_or_default();
+    value["active"]["seen"] = steward::render(&active);
+    if let Some(candidate) = &binding.candidate {
+        let evidence = sight.and_then(|sight| sight.candidate_of(candidate)).cloned().unwrap_or_default();
+        value["candidate"]["seen"] = steward::render(&evidence);
+        value["candidate"]["seen"]["services"] = json!(sight.map(Sight::services).unwrap_or_default());
+        value["candidate"]["seen"]["examples"] = json!(sight.map(Sight::examples).unwrap_or_default());
+        value["candidate"]["objection"] = json!(objection(&evidence, &region.rollout));
+    }
+    value["gateway"] = json!(region.me);
+    Ok(axum::Json(value).into_response())
 }
 
 /// The bindings of a namespace.

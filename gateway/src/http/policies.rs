@@ -152,7 +152,9 @@ fn bound_to(
     let names = |bound: &Bound| bound.policy == *policy && bound.version == version;
     let rules = region.directory.rules();
     let bound = rules.bindings.iter().filter(|(_, (binding, _))| {
-        names(&binding.active) || (also_last_good && binding.last_good.iter().any(names))
+        names(&binding.active)
+            || binding.candidate.as_ref().is_some_and(|candidate| names(&candidate.bound))
+            || (also_last_good && binding.last_good.iter().any(|former| names(&former.bound)))
     });
     let default = meridian_model::binding::NAMESPACE_DEFAULT;
     bound.map(|((ns, s), _)| format!("{ns}/{}", s.as_ref().map_or(default, |s| s.as_str()))).collect()
@@ -282,7 +284,7 @@ pub async fn delete(
     let bound = bound_to(&region, &policy, version, true);
     if !bound.is_empty() {
         let detail = format!(
-            "{policy} {version} is active or last good in {}: bind another version there first",
+            "{policy} {version} is active, a candidate or last good in {}: bind another version there first",
             bound.join(", ")
         );
         return Err(Problem::new(StatusCode::CONFLICT, "still-bound", detail));

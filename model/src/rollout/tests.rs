@@ -23,7 +23,7 @@ fn then(binding: &Binding, name: &str) -> Binding {
 }
 
 fn canary(name: &str, percent: f64) -> Candidate {
-    Candidate { bound: bound(name), stage: Stage::Canary, percent, since: at(3) }
+    Candidate { bound: bound(name), stage: Stage::Canary, percent, since: at(3), fault: SmolStr::default() }
 }
 
 fn chain(binding: &Binding) -> Vec<Bound> {
