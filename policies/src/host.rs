@@ -7,7 +7,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::gate::{self, Rejected, Report};
 use crate::inbox::Inbox;
 use crate::library::{Compiled, Library, LibraryFull};
-use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING};
+use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING, TRY_WAIT};
 use crate::observation::Observation;
 use crate::preparation::{self, CanaryOrder, Order, Parcel};
 use crate::shadow::{Log, Runner};
@@ -263,13 +263,31 @@ impl Host {
     /// What the policy gives this caller over exactly this snapshot; for a key also which plan. Off the path of lookups:
     /// for `n=all`, explain and watches. After 500 ms the native fallback answers. Needs tokio's timer.
     pub async fn evaluate(&self, snapshot: Arc<Snapshot>, caller: Caller, key: Option<u64>) -> Evaluation {
+        self.ask(snapshot, caller, key, EVALUATE_WAIT).await
+    }
+
+    /// As [`Host::evaluate`], over a snapshot that nobody published: nothing is taken from what is prepared, nor kept, and
+    /// a policy that takes long is waited for.
+    pub async fn try_out(&self, snapshot: Arc<Snapshot>, caller: Caller, key: Option<u64>) -> Evaluation {
+        // No service has this slot, so there is nothing prepared that could be mistaken for it.
+        let apart = Snapshot { slot: u32::MAX, ..(*snapshot).clone() };
+        self.ask(Arc::new(apart), caller, key, TRY_WAIT).await
+    }
+
+    async fn ask(
+        &self,
+        snapshot: Arc<Snapshot>,
+        caller: Caller,
+        key: Option<u64>,
+        wait: Duration,
+    ) -> Evaluation {
         let known = self.shared.callers.intern(caller);
         let caller = Arc::clone(&known.caller);
         let (answer, answered) = oneshot::channel();
         let question =
             Evaluate { snapshot: Arc::clone(&snapshot), caller: known, key, seed: key.unwrap_or(0), answer };
         self.shared.send(Command::Evaluate(question));
-        match tokio::time::timeout(EVALUATE_WAIT, answered).await {
+        match tokio::time::timeout(wait, answered).await {
             Ok(Ok((view, plan))) => Evaluation { view, plan },
             _ => {
                 let view = View::fallback(&snapshot, &caller, SmolStr::new_static(WARMING));

@@ -58,6 +58,9 @@ pub const COLD_WAIT: Duration = Duration::from_millis(20);
 /// How long [`Host::evaluate`](crate::Host::evaluate) may wait before the native fallback answers.
 pub(crate) const EVALUATE_WAIT: Duration = Duration::from_millis(500);
 
+/// How long [`Host::try_out`](crate::Host::try_out) may wait: an operator does, and other trials may be before it.
+pub(crate) const TRY_WAIT: Duration = Duration::from_secs(5);
+
 /// Cold lookups that wait at once; one more is answered by the native fallback without waiting.
 pub(crate) const MAX_WAITING: usize = 16_384;
 

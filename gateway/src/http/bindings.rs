@@ -1,7 +1,7 @@
 //! The routes of bindings: which policy answers for a service or a namespace.
 
 use super::instances::{rfc3339, with_etag};
-use super::request;
+use super::{bound, request};
 use crate::clock;
 use crate::history::value_of;
 use crate::identity::Identity;
@@ -15,11 +15,11 @@ use http::{HeaderMap, StatusCode};
 use meridian_model::binding::{
     Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Stage, Way,
 };
-use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
+use meridian_model::names::{Namespace, ServiceName};
 use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
 use meridian_model::rollout::{NotPossible, Return, Terms, objection};
 use meridian_model::time::UnixMillis;
-use meridian_policies::{Host, STANDARD};
+use meridian_policies::Host;
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -126,26 +126,7 @@ impl BindingBody {
                 return Err(Problem::field("percent", "belongs to stage canary only"));
             }
         };
-        let policy: PolicyName = self.policy.parse().map_err(|e| Problem::field("policy", e))?;
-        let version = match self.version {
-            None => newest(region, &policy)?,
-            Some(text) => {
-                let version = text.parse().map_err(|e| Problem::field("version", e))?;
-                require_version(region, &policy, version)?;
-                version
-            }
-        };
-        let config = match self.config {
-            Value::Null => SmolStr::default(),
-            config @ Value::Object(_) => SmolStr::new(config.to_string()),
-            _ => return Err(Problem::field("config", "must be a JSON object")),
-        };
-        if config.len() > MAX_CONFIG_BYTES {
-            return Err(Problem::field(
-                "config",
-                format_args!("must be at most {MAX_CONFIG_BYTES} bytes of JSON"),
-            ));
-        }
+        let bound = bound::parse(region, &self.policy, self.version.as_deref(), &self.config)?;
         if let Some(limits) = &self.limits
             && !(0.0..=1.0).contains(&limits.max_remote_share)
         {
@@ -159,7 +140,7 @@ impl BindingBody {
             return Err(Problem::field("callerLabels", detail));
         }
         Ok(Wanted {
-            bound: Bound { policy, version, config },
+            bound,
             stage,
             limits: self.limits,
             caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
@@ -167,65 +148,18 @@ impl BindingBody {
     }
 }
 
-fn standard_version(policy: &PolicyName) -> Option<PolicyVersion> {
-    STANDARD.iter().find(|s| s.name == policy.as_str()).map(|s| PolicyVersion::of(s.module))
-}
-
-/// The newest version: what was uploaded last under the name, else the standard policy of that name.
-fn newest(region: &Region, policy: &PolicyName) -> Result<PolicyVersion, Problem> {
-    let rules = region.directory.rules();
-    let uploaded = rules.policies.values().map(|(m, _)| m).filter(|m| m.name == *policy);
-    let newest = uploaded.max_by_key(|m| m.uploaded_at).map(|m| m.version);
-    newest.or_else(|| standard_version(policy)).ok_or_else(|| {
-        let detail = format!("no policy is called {policy}: upload it with PUT /v1/policies/{policy} first");
-        Problem::field("policy", detail)
-    })
-}
-
-fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion) -> Result<(), Problem> {
-    let known = region.directory.rules().policies.contains_key(&(policy.clone(), version));
-    if known || standard_version(policy) == Some(version) {
-        return Ok(());
-    }
-    let detail = format!("{policy} has no version {version}: GET /v1/policies/{policy} lists what it has");
-    Err(Problem::field("version", detail))
-}
-
-/// Opens the policy with the config over a small made-up service: what it cannot read is refused now, not at lookups.
-async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> {
-    let (region, bound) = (Arc::clone(region), bound.clone());
-    let tried = tokio::task::spawn_blocking(move || {
-        if let Some(standard) = STANDARD.iter().find(|s| PolicyVersion::of(s.module) == bound.version) {
-            let loaded = region.host.load_standard(standard);
-            loaded
-                .map_err(|e| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", e.to_string()))?;
-        }
-        let Some(compiled) = region.host.library().get(&bound.version) else {
-            let detail = "this gateway has not yet loaded that version; try again in a second";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", detail));
-        };
-        region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
-    });
-    tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?
-}
-
-fn render_bound(bound: &Bound) -> Value {
-    let config: Value = serde_json::from_str(&bound.config).unwrap_or(Value::Null);
-    json!({ "policy": bound.policy, "version": bound.version, "config": config })
-}
-
 fn way(way: Way) -> Value {
     serde_json::to_value(way).unwrap_or_default()
 }
 
 fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Value {
-    let mut active = render_bound(&binding.active);
+    let mut active = bound::render(&binding.active);
     let activation = &binding.activation;
     active["since"] = json!(rfc3339(activation.since));
     active["way"] = way(activation.way);
     active["soaked"] = json!(activation.soaked);
     let candidate = binding.candidate.as_ref().map(|candidate| {
-        let mut value = render_bound(&candidate.bound);
+        let mut value = bound::render(&candidate.bound);
         value["stage"] = json!(candidate.stage);
         if candidate.stage == Stage::Canary {
             value["percent"] = json!(candidate.percent);
@@ -237,7 +171,7 @@ fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Val
         value
     });
     let last_good = binding.last_good.iter().map(|former| {
-        let mut value = render_bound(&former.bound);
+        let mut value = bound::render(&former.bound);
         value["soaked"] = json!(former.soaked);
         value
     });
@@ -324,7 +258,7 @@ pub async fn put(
     identity.may_operate(&place.0)?;
     let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
     let wanted = body.parse(&region)?;
-    try_config(&region, &wanted.bound).await?;
+    bound::try_config(&region, &wanted.bound).await?;
     let edit = Edit { action: if wanted.stage.is_some() { "try" } else { "bind" }, reason: String::new() };
     rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
         .await

@@ -2,6 +2,7 @@
 //! every request (request id, metrics, problems).
 
 pub mod bindings;
+mod bound;
 mod envelope;
 pub mod instances;
 mod openapi;
@@ -12,6 +13,7 @@ pub mod resolve;
 pub mod server;
 pub mod services;
 pub mod system;
+pub mod trials;
 
 pub use envelope::Envelope;
 pub use openapi::{document, router};

@@ -1,6 +1,6 @@
 //! The routes, and the description of them that is generated from the same handlers.
 
-use super::{bindings, instances, policies, regions, resolve, services, system};
+use super::{bindings, instances, policies, regions, resolve, services, system, trials};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -40,6 +40,8 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(policies::module))
         .routes(routes!(bindings::list))
         .routes(routes!(bindings::put, bindings::get, bindings::delete))
+        .routes(routes!(trials::try_out))
+        .routes(routes!(trials::simulate))
         .routes(routes!(bindings::promote))
         .routes(routes!(bindings::rollback))
         .routes(routes!(bindings::diff))
