@@ -20,6 +20,7 @@ mod regions;
 mod register;
 mod resolve;
 mod services;
+mod simulate;
 mod token;
 mod watch;
 

@@ -5,6 +5,10 @@ mod build;
 mod component;
 mod list;
 mod push;
+mod rollout;
+mod trial;
+
+pub(crate) use bind::ConfigSource;
 
 use crate::connection::Global;
 use crate::failure::Failure;
@@ -15,8 +19,16 @@ pub(crate) enum Command {
     Build(build::Arguments),
     /// Upload a version of a policy
     Push(push::Arguments),
-    /// Let a policy answer for a service, or for a namespace
+    /// Let a policy answer for a service or a namespace, or try it there
     Bind(bind::Arguments),
+    /// Show what a policy would answer right now, without binding it
+    Try(trial::Arguments),
+    /// Show what the candidate would change
+    Diff(rollout::DiffArguments),
+    /// Let the candidate answer in place of the active version
+    Promote(rollout::PromoteArguments),
+    /// Give up the candidate; without one, let answer what answered before
+    Rollback(rollout::RollbackArguments),
     /// List policies with their versions
     List(list::Arguments),
 }
@@ -26,6 +38,10 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Build(arguments) => build::run(arguments, global).await,
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
+        Command::Try(arguments) => trial::run(arguments, global).await,
+        Command::Diff(arguments) => rollout::diff(arguments, global).await,
+        Command::Promote(arguments) => rollout::promote(arguments, global).await,
+        Command::Rollback(arguments) => rollout::rollback(arguments, global).await,
         Command::List(arguments) => list::run(arguments, global).await,
     }
 }
