@@ -21,6 +21,7 @@ mod leases;
 mod policies;
 mod registry;
 mod restoration;
+mod stages;
 mod stopping;
 mod watches;
 
