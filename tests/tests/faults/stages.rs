@@ -47,7 +47,7 @@ fn body(version: &str, more: &Value) -> Value {
     body
 }
 
-/// The zones that `count` keys are sent to by one gateway: how many in zone a, how many in zone b.
+/// How many of `count` keys one gateway sends to zone a, and how many to zone b.
 async fn zones(client: &Client, count: u32) -> (u32, u32) {
     let (mut a, mut b) = (0, 0);
     for key in 0..count {
@@ -58,6 +58,18 @@ async fn zones(client: &Client, count: u32) -> (u32, u32) {
         }
     }
     (a, b)
+}
+
+/// Which of 60 keys the canary answers.
+async fn canary_keys(client: &Client) -> Vec<u32> {
+    let mut keys = Vec::new();
+    for key in 0..60 {
+        let answer = client.resolve(SERVICE, &format!("?zone=test-1a&key=user-{key}")).await.expect(200);
+        if answer["policy"]["name"] == "spillover" {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 async fn everywhere(world: &World, what: &str, within: Duration, is: impl Fn(&Answer) -> bool) -> Duration {
@@ -106,28 +118,12 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let _ =
         operator.post(&format!("{BINDING}/promote"), &json!({ "force": true })).await.refused(422, "invalid");
 
-    // A canary of callers in both zones moves nothing on the whole, and is sticky.
-    let _ = operator
-        .put(BINDING, &body(&version, &json!({ "stage": "canary", "percent": 30 })))
-        .await
-        .expect(200);
-    for client in &clients {
-        until("the canary answers its part", EFFECT * 2, async || {
-            let (_, b) = zones(client, 60).await;
-            (6..=32).contains(&b)
-        })
-        .await;
-    }
-    let (first, second) = (zones(&clients[0], 60).await, zones(&clients[1], 60).await);
-    assert_eq!(first, second, "both gateways part keys the same way");
-    assert_eq!(first, zones(&clients[0], 60).await, "a key changed sides");
-
     let forced = json!({ "force": true, "reason": "zone a is being emptied" });
     let promoted = operator.post(&format!("{BINDING}/promote"), &forced).await.expect(200);
     assert_eq!((&promoted["active"]["version"], &promoted["candidate"]), (&json!(version), &Value::Null));
     assert_eq!(promoted["active"]["way"], "forced", "{}", promoted.json);
-    everywhere(&world, "the promoted version answers", EFFECT, |a| {
-        a["policy"]["version"] == version.as_str()
+    let _ = everywhere(&world, "the promoted version answers", EFFECT, |answer| {
+        answer["policy"]["version"] == version.as_str()
     })
     .await;
 
@@ -135,15 +131,34 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let back =
         operator.post(&format!("{BINDING}/rollback"), &json!({ "reason": "enough" })).await.expect(200);
     assert_eq!(back["active"]["policy"], "zone-fallback", "{}", back.json);
-    let took = everywhere(&world, "the former version answers", ROLLBACK, |a| {
-        a["policy"]["name"] == "zone-fallback"
+    let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
+    let took = everywhere(&world, "the former version answers", ROLLBACK, former).await;
+    println!("a roll-back takes effect in both gateways after {took:?}");
+
+    // A canary takes the same keys on every gateway, keeps them, and is promoted when it was asked often enough.
+    let canary = json!({ "policy": "spillover", "stage": "canary", "percent": 30 });
+    let _ = operator.put(BINDING, &canary).await.expect(200);
+    let mut sides = Vec::new();
+    for client in &clients {
+        until("the canary answers its part", EFFECT, async || {
+            (6..=32).contains(&canary_keys(client).await.len())
+        })
+        .await;
+        sides.push(canary_keys(client).await);
+    }
+    assert_eq!(sides[0], sides[1], "both gateways part keys the same way");
+    assert_eq!(sides[0], canary_keys(&clients[0]).await, "a key changed sides");
+    until("the canary is promoted", Duration::from_secs(10), async || {
+        let _ = canary_keys(&clients[0]).await;
+        operator.post(&format!("{BINDING}/promote"), &json!({})).await.status == 200
     })
     .await;
-    println!("a roll-back takes effect in both gateways after {took:?}");
+    let _ =
+        everywhere(&world, "the canary answers all", EFFECT, |a| a["policy"]["name"] == "spillover").await;
     let history = operator.get("/v1/history?ns=default&service=orders-api").await.expect(200);
     let actions: Vec<&str> =
         history["items"].as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();
-    for action in ["rollback", "force-promote", "try"] {
+    for action in ["promote", "rollback", "force-promote", "try"] {
         assert!(actions.contains(&action), "{actions:?}");
     }
 }
