@@ -12,6 +12,7 @@ pub mod resolve;
 pub mod server;
 pub mod services;
 pub mod system;
+mod unreadable;
 
 pub use envelope::Envelope;
 pub use openapi::{document, router};

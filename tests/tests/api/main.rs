@@ -14,6 +14,7 @@ mod world;
 
 mod configuration;
 mod description;
+mod heads;
 mod identity;
 mod lifecycle;
 mod lookups;
