@@ -1,6 +1,6 @@
 //! The routes, and the description of them that is generated from the same handlers.
 
-use super::{bindings, instances, policies, regions, resolve, services, system};
+use super::{bindings, instances, policies, regions, request, resolve, services, system};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -71,7 +71,7 @@ pub fn router(region: Arc<Region>) -> Router {
         .with_state(region)
 }
 
-/// Hands the route's template to the envelope, which counts by it.
+/// Refuses a path or query that is no text, and hands the route's template to the envelope, which counts by it.
 async fn mark_route(
     request: axum::extract::Request,
     next: axum::middleware::Next,
@@ -80,6 +80,9 @@ async fn mark_route(
     if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
         let detail = "a name in the path is not UTF-8; names are lower-case ASCII letters, digits, - and _";
         return Problem::new(StatusCode::BAD_REQUEST, "bad-name", detail).into_response();
+    }
+    if let Err(problem) = request::require_utf8(request.uri().query()) {
+        return problem.into_response();
     }
     let mut response = next.run(request).await;
     if let Some(route) = route {

@@ -136,6 +136,28 @@ pub fn service_key(namespace: &str, service: &str) -> Result<ServiceKey, Problem
     Ok(ServiceKey::new(name(namespace)?, name(service)?))
 }
 
+/// Refuses a query in which something is not UTF-8 once it is decoded: what cannot be read would be taken for the same
+/// as everything else that cannot, two keys for one.
+///
+/// # Errors
+/// 400 with the parameter.
+pub fn require_utf8(query: Option<&str>) -> Result<(), Problem> {
+    let broken = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().is_err();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| pair.contains('%')) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let shown: String = name.chars().take(80).collect();
+        if broken(name) {
+            return Err(Problem::bad_query(format!("the name of the parameter {shown} is not UTF-8")));
+        }
+        if broken(value) {
+            return Err(Problem::bad_query(format!(
+                "the value of {shown} is not UTF-8; what is no text can be sent in hexadecimal or base64"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The pairs of a query, decoded, in order.
 pub fn query_pairs(
     query: Option<&str>,
@@ -259,6 +281,26 @@ mod tests {
         assert_eq!(check("[1,2]").0, 422);
         assert_eq!(check(" []").0, 422);
         assert_eq!(check("[").0, 400);
+    }
+
+    #[test]
+    fn a_query_that_is_not_utf8_is_refused_with_the_parameter() {
+        for query in ["", "key=caf%C3%A9&label.x=%F0%9F%92%A1", "key=%zz&%=%", "a=b&&=", "key=%EF%BF%BD"] {
+            assert!(require_utf8(Some(query)).is_ok(), "{query}");
+        }
+        for (query, named) in [
+            ("zone=z&key=%ff", "value of key"),
+            ("key=%C3", "value of key"),
+            ("label.x=a%80b", "value of label.x"),
+            ("label.%ff=x", "parameter label.%ff"),
+            ("%fe", "parameter %fe"),
+            ("next=%ED%A0%80", "value of next"),
+            ("key=%C0%AF", "value of key"),
+        ] {
+            let problem = require_utf8(Some(query)).unwrap_err();
+            assert_eq!((problem.status, problem.code), (400, "bad-query"), "{query}");
+            assert!(problem.detail.contains(named), "{query}: {}", problem.detail);
+        }
     }
 
     #[test]
