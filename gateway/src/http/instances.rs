@@ -195,7 +195,7 @@ pub async fn patch(
 ) -> Result<Response, Problem> {
     let identity = request::bearer(&region, &headers)?;
     let key = key_of(&path)?;
-    let patch: PatchBody = request::json(&headers, body, SMALL_BODY).await?;
+    let patch: PatchBody = request::merge_patch(&headers, body, SMALL_BODY).await?;
     let done = region.patch(&identity, &key, patch, &request::precondition(&headers)).await?;
     Ok(answer(&region, &key, &done))
 }

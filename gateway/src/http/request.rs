@@ -47,28 +47,52 @@ pub async fn body(body: Body, limit: usize) -> Result<Bytes, Problem> {
     }
 }
 
-/// Refuses a body that says it is something else than JSON. One that says nothing is taken for JSON.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+/// JSON, the media type of every body but modules.
+const JSON: &str = "application/json";
+/// JSON merge patches (RFC 7396), which may also come as plain JSON.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// Refuses a body that says it is something else than `expected`. One that says nothing is taken for it.
+fn check_media_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let media =
         value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media == "application/json" || media == "application/merge-patch+json" {
         return Ok(());
     }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "media-type",
-        "send the body as Content-Type: application/json",
-    ))
+    let detail = format!("send the body as Content-Type: {}", expected.join(" or "));
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail))
 }
 
-/// Reads a JSON body. An empty one gives `T`'s default where `empty` allows it.
+/// Refuses a body that says it is no JSON.
+///
+/// # Errors
+/// 415.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    check_media_type(headers, &[JSON])
+}
+
+/// Reads a JSON body.
 ///
 /// # Errors
 /// 400 where it is no JSON, 422 where it is JSON of another shape (with the field), 413, 415.
 pub async fn json<T: DeserializeOwned>(headers: &HeaderMap, from: Body, limit: usize) -> Result<T, Problem> {
     let bytes = body(from, limit).await?;
-    check_media_type(headers)?;
+    require_json(headers)?;
+    parse_json(&bytes)
+}
+
+/// Reads a JSON merge patch.
+///
+/// # Errors
+/// As [`json`].
+pub async fn merge_patch<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    from: Body,
+    limit: usize,
+) -> Result<T, Problem> {
+    let bytes = body(from, limit).await?;
+    check_media_type(headers, &[MERGE_PATCH, JSON])?;
     parse_json(&bytes)
 }
 
@@ -85,7 +109,7 @@ pub async fn json_or_default<T: DeserializeOwned + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    check_media_type(headers)?;
+    require_json(headers)?;
     parse_json(&bytes)
 }
 
@@ -118,6 +142,13 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem>
         }
         Err(error) => Err(malformed(error.into_inner().to_string())),
     }
+}
+
+/// 422 for JSON of another shape, with the field; an empty one is the whole.
+pub fn wrong_shape(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let place = error.path().to_string();
+    let field = if place == "." { String::new() } else { place };
+    Problem::fields(vec![FieldError::new(field, error.into_inner())])
 }
 
 /// A name from the path or the query.

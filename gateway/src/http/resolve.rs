@@ -447,15 +447,7 @@ pub async fn batch(
     require_ready(&region)?;
     require_fresh_enough(&region)?;
     let bytes = request::body(body, BATCH_BODY).await?;
-    if let Some(media) = headers.get(header::CONTENT_TYPE)
-        && !media.as_bytes().starts_with(b"application/json")
-    {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media-type",
-            "send the body as Content-Type: application/json",
-        ));
-    }
+    request::require_json(&headers)?;
     let identity = match region.reads {
         Reads::Open => None,
         Reads::Token => Some(request::bearer(&region, &headers)?),
