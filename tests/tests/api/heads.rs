@@ -1,15 +1,14 @@
 //! Requests whose head cannot be read: each is told why before its connection ends, though there is no request to answer.
 
+use crate::certificates;
 use crate::world::lone_gateway;
-use meridian_federation::service::certificates::{Authority, KeyKind, Lifetime};
-use meridian_federation::service::name::{PeerName, Station};
+use meridian_federation::service::name::Station;
 use meridian_tests::client::Answer;
 use meridian_tests::gateway::{GatewayProcess, embedded};
 use meridian_tests::raw;
 use meridian_tests::tokens::Issuer;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
-use toml::{Table, Value};
+use std::time::Duration;
 
 const LARGE: usize = 64 * 1024;
 const RIGHT: &str = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -90,24 +89,8 @@ async fn a_refusal_is_not_taken_for_the_answer_to_the_request_before_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_is_too_large_is_refused_over_tls_too() {
     let (issuer, files) = (Issuer::init(), tempfile::tempdir().unwrap());
-    let lifetime = Lifetime::starting(SystemTime::now(), Duration::from_secs(24 * 3600));
-    let name = PeerName {
-        domain: "tests.meridian".into(),
-        region: "test-1".parse().unwrap(),
-        station: Station::Gateway,
-        id: "gateway-1".into(),
-    };
-    let issued =
-        Authority::new("tests", lifetime).unwrap().issue(&name, KeyKind::default(), lifetime).unwrap();
-    let write = |name: &str, text: &str| {
-        let path = files.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        Value::from(path.display().to_string())
-    };
-    let tls = Table::from_iter([
-        ("certificate".to_owned(), write("gateway.pem", &issued.certificate)),
-        ("key".to_owned(), write("gateway.key", &issued.key)),
-    ]);
+    let mut tls = certificates::write(files.path(), Station::Gateway);
+    tls.remove("ca");
     let mut gateway = GatewayProcess::new(&issuer, embedded()).with("http", "tls", tls);
     gateway.launch().await;
     // The certificate names no host; what is tested here is what comes through it.

@@ -243,3 +243,23 @@ fn unix_seconds(text: &str) -> u64 {
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     days * 86_400 + number(11, 13) * 3_600 + number(14, 16) * 60 + number(17, 19)
 }
+
+/// Patch upon patch must not make what no registration could be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_make_no_instance_larger_than_a_registration() {
+    let (gateway, issuer) = lone_gateway().await;
+    let owner = gateway.client().bearing(&issuer.workload(SERVICE));
+    let _ = owner.register(SERVICE, "o-1", &registration("test-1a", 1)).await.expect(201);
+    let half = |from: usize| {
+        let pairs = (from..from + 32).map(|n| (format!("{n:0>64}"), json!("v".repeat(250))));
+        json!({ "metadata": pairs.collect::<serde_json::Map<_, _>>() })
+    };
+    let first = owner.patch(&path(), &half(0)).await.expect(200);
+    let refused = owner.patch(&path(), &half(32)).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["field"], "metadata", "{}", refused.json);
+    assert!(refused["detail"].as_str().unwrap().contains("16384"), "{}", refused.json);
+    assert_eq!(owner.get(&path()).await.expect(200).etag(), first.etag(), "a refused patch was stored");
+    // One that is itself too large is refused before it is read.
+    let long = json!({ "reason": "x".repeat(17 * 1024) });
+    let _ = owner.patch(&path(), &long).await.refused(413, "too-large");
+}

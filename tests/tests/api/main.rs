@@ -12,10 +12,12 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod certificates;
 mod configuration;
 mod description;
 mod heads;
 mod identity;
 mod lifecycle;
 mod lookups;
+mod nodes;
 mod refusals;
