@@ -1,6 +1,7 @@
 //! The routes of workloads: register, beat, patch, leave.
 
 use super::request::{self, BATCH_BODY, SMALL_BODY};
+use super::watching::{Seen, not_modified};
 use crate::clock;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -227,7 +228,8 @@ pub async fn deregister(
 /// One instance.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "lookups",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path), ("index" = Option<u64>, Query)),
-    responses((status = 200, description = "the instance"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the instance"), (status = 304, description = "If-None-Match names its ETag"),
+              (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -237,11 +239,16 @@ pub async fn get(
     let key = key_of(&path)?;
     region.may_read(request::authorization(&headers), &key.service.namespace)?;
     super::system::require_ready(&region)?;
-    request::await_index(&region, query.as_deref()).await?;
+    let query = query.as_deref();
+    request::await_index(&region, query).await?;
     let Some(known) = region.instance(&key) else {
         let detail = format!("{key} is not registered in region {}", region.name);
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-instance", detail));
     };
+    let tag = etag(known.modified);
+    if Seen::of(&headers, query).is_some_and(|seen| seen.covers(&tag, true)) {
+        return Ok(not_modified(&tag));
+    }
     let mut value = render(&region, &key, &known);
     value["index"] = json!(region.directory.currency.index());
     value["ageMs"] = json!(region.directory.currency.age_ms(clock::monotonic_now()));

@@ -13,6 +13,7 @@ pub mod server;
 pub mod services;
 pub mod system;
 mod unreadable;
+mod watching;
 
 pub use envelope::Envelope;
 pub use openapi::{document, router};

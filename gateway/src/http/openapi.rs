@@ -31,7 +31,7 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(instances::heartbeats))
         .routes(routes!(services::namespaces))
         .routes(routes!(services::services))
-        .routes(routes!(resolve::instances))
+        .routes(routes!(services::instances))
         .routes(routes!(resolve::resolve))
         .routes(routes!(resolve::batch))
         .routes(routes!(policies::list))

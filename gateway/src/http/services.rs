@@ -2,9 +2,12 @@
 
 use super::instances::{render, rfc3339};
 use super::request;
+use super::resolve::{json_response, tagged};
 use super::system::require_ready;
+use super::watching::{self, Patience, not_modified, wants_stream};
 use crate::clock;
 use crate::history::Entry;
+use crate::lookup::answer::problem_tag;
 use crate::problem::Problem;
 use crate::region::Region;
 use crate::registrar::Known;
@@ -12,7 +15,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use meridian_model::instance::InstanceKey;
-use meridian_model::names::Namespace;
+use meridian_model::names::{Namespace, ServiceKey};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::status::Status;
 use meridian_registry::Key;
@@ -94,12 +97,7 @@ pub async fn services(
 }
 
 /// The instances of a service themselves, in a page, with the tag of the whole list.
-pub(super) fn instances_of(
-    region: &Region,
-    snapshot: &Snapshot,
-    passing: bool,
-    page: &request::Page,
-) -> (Value, u64) {
+fn instances_of(region: &Region, snapshot: &Snapshot, passing: bool, page: &request::Page) -> (Value, u64) {
     let shown = snapshot.endpoints.iter().filter(|e| !passing || e.status.is_eligible());
     // The tag covers what is shown of every instance: its record's revision stands for all of it.
     let mut digest = Vec::new();
@@ -122,6 +120,97 @@ pub(super) fn instances_of(
     value["incarnation"] = json!(region.directory.currency.life().incarnation);
     value["ageMs"] = json!(region.directory.currency.age_ms(clock::monotonic_now()));
     (value, tag)
+}
+
+/// Which of a service's instances are shown.
+#[derive(Clone)]
+struct Shown {
+    key: ServiceKey,
+    passing: bool,
+    page: request::Page,
+}
+
+impl Shown {
+    /// The instances as they are now, or why there are none; with the tag.
+    fn now(&self, region: &Region) -> (String, Result<Vec<u8>, Problem>) {
+        match region.directory.get(&self.key) {
+            None => {
+                let problem = no_such_service(region, &self.key);
+                (problem_tag(&problem), Err(problem))
+            }
+            Some(published) => {
+                let (value, digest) = instances_of(region, &published.current(), self.passing, &self.page);
+                (format!("\"{digest:016x}\""), Ok(value.to_string().into_bytes()))
+            }
+        }
+    }
+}
+
+/// The instances of a service themselves, without any policy.
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}", tag = "lookups",
+    params(("ns" = String, Path), ("service" = String, Path), ("health" = Option<String>, Query, description = "all (default) or passing"),
+        ("limit" = Option<u32>, Query), ("next" = Option<String>, Query), ("index" = Option<u64>, Query),
+        ("etag" = Option<String>, Query), ("wait" = Option<String>, Query)),
+    responses((status = 200, description = "{items, index, next}"), (status = 304), (status = 404, body = Problem)))]
+pub async fn instances(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = request::service_key(&namespace, &service)?;
+    region.may_read(request::authorization(&headers), &key.namespace)?;
+    require_ready(&region)?;
+    let query = query.as_deref();
+    request::await_index(&region, query).await?;
+    let passing = match request::parameter(query, "health").as_deref() {
+        None | Some("all") => false,
+        Some("passing") => true,
+        Some(_) => return Err(Problem::bad_query("health must be all or passing")),
+    };
+    let shown = Shown { key, passing, page: request::page(query)? };
+    let patience = Patience::of(&headers, query)?;
+    if wants_stream(&headers) {
+        return Ok(listen(&region, shown, &headers));
+    }
+    let deadline = patience.wait.map(Patience::deadline);
+    loop {
+        let mut changes = region.directory.changes(&shown.key);
+        let (tag, answer) = shown.now(&region);
+        if !patience.covers(&tag, answer.is_ok()) {
+            return Ok(match answer {
+                Ok(body) => json_response(body, Some(&tag)),
+                Err(problem) => tagged(problem),
+            });
+        }
+        let Some(deadline) = deadline else { return Ok(not_modified(&tag)) };
+        tokio::select! {
+            () = changes.next() => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(not_modified(&tag)),
+            () = region.stop.cancelled() => return Ok(not_modified(&tag)),
+        }
+    }
+}
+
+/// The instances, and again whenever they are others. A slow reader skips to the newest.
+fn listen(region: &Arc<Region>, shown: Shown, headers: &HeaderMap) -> Response {
+    let seen = watching::last_event(headers);
+    let first = seen.is_none();
+    let state = (seen, first, Arc::clone(region), shown);
+    watching::stream(futures::stream::unfold(state, |(seen, first, region, shown)| async move {
+        loop {
+            let mut changes = region.directory.changes(&shown.key);
+            let (tag, answer) = shown.now(&region);
+            if seen.as_deref() != Some(tag.as_str()) {
+                let event = watching::event(first, &tag, answer.unwrap_or_else(|problem| problem.body()));
+                return Some((event, (Some(tag), false, region, shown)));
+            }
+            tokio::select! {
+                () = changes.next() => {}
+                () = region.stop.cancelled() => return None,
+            }
+        }
+    }))
 }
 
 /// The newest changes first: who, what, when, where, why, before and after.
@@ -189,7 +278,7 @@ pub async fn history(
 
 /// 404 for a service that is not known.
 #[must_use]
-pub fn no_such_service(region: &Region, key: &meridian_model::names::ServiceKey) -> Problem {
+pub fn no_such_service(region: &Region, key: &ServiceKey) -> Problem {
     let detail = format!(
         "no instance, binding or summary of {key} is known in region {}, nor was within a day; check the name and ?ns=",
         region.name

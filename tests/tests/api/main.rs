@@ -20,4 +20,5 @@ mod identity;
 mod lifecycle;
 mod lookups;
 mod nodes;
+mod reads;
 mod refusals;
