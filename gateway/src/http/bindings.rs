@@ -10,9 +10,11 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use meridian_model::binding::{Binding, Bound, LAST_GOOD_KEPT, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT};
-use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
-use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
+use meridian_model::binding::{
+    Binding, Bound, LAST_GOOD_KEPT, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Regions,
+};
+use meridian_model::names::{Namespace, PolicyName, PolicyVersion, RegionName, ServiceName};
+use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
 use meridian_policies::STANDARD;
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
 use serde::Deserialize;
@@ -24,6 +26,8 @@ use std::sync::Arc;
 /// A binding is 64 KiB of config and little else.
 const BINDING_BODY: usize = MAX_CONFIG_BYTES + 16 * 1024;
 const MAX_CONFLICTS: usize = 8;
+/// Regions that a binding's limits may name.
+const MAX_REGIONS: usize = 64;
 
 /// The body of a binding.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -46,11 +50,66 @@ pub struct BindingBody {
     percent: Option<f64>,
     /// `{"regions": "all" | ["…"], "maxRemoteShare": 1.0}`.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    limits: Option<Limits>,
+    limits: Option<LimitsBody>,
     /// Labels of callers that reach the policy.
     #[serde(default)]
     caller_labels: Option<BTreeSet<String>>,
+}
+
+/// What the host enforces under the policy.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LimitsBody {
+    /// `"all"` (default), or the names of at most 64 regions.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    regions: Option<RegionsBody>,
+    /// Greatest share of lookups that may leave the region, 0 to 1 (default).
+    #[serde(default)]
+    max_remote_share: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be \"all\" or a list of region names")]
+enum RegionsBody {
+    Word(String),
+    Names(Vec<String>),
+}
+
+impl LimitsBody {
+    fn parse(self) -> Result<Limits, Problem> {
+        let all = "must be \"all\" or a list of region names";
+        let regions = match self.regions {
+            None => Regions::All,
+            Some(RegionsBody::Word(word)) if word == "all" => Regions::All,
+            Some(RegionsBody::Word(_)) => return Err(Problem::field("limits.regions", all)),
+            Some(RegionsBody::Names(names)) => {
+                if names.len() > MAX_REGIONS {
+                    let detail = format_args!("must be at most {MAX_REGIONS} names, not {}", names.len());
+                    return Err(Problem::field("limits.regions", detail));
+                }
+                let (mut regions, mut wrong) = (BTreeSet::new(), Vec::new());
+                for (at, name) in names.iter().enumerate() {
+                    match name.parse::<RegionName>() {
+                        Ok(name) => drop(regions.insert(name)),
+                        Err(e) => wrong.push(FieldError::new(
+                            format!("limits.regions[{at}]"),
+                            format_args!("{:.100}: {e}", format!("{name:?}")),
+                        )),
+                    }
+                }
+                if !wrong.is_empty() {
+                    return Err(Problem::fields(wrong));
+                }
+                Regions::Only(regions)
+            }
+        };
+        let max_remote_share = self.max_remote_share.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&max_remote_share) {
+            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
+        }
+        Ok(Limits { regions, max_remote_share })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
@@ -63,8 +122,8 @@ enum Stage {
 
 struct Wanted {
     bound: Bound,
-    limits: Option<Limits>,
-    caller_labels: Option<BTreeSet<SmolStr>>,
+    limits: Limits,
+    caller_labels: BTreeSet<SmolStr>,
 }
 
 /// Where a binding stands: a service's, or the namespace's under `_default`.
@@ -115,11 +174,7 @@ impl BindingBody {
                 format_args!("must be at most {MAX_CONFIG_BYTES} bytes of JSON"),
             ));
         }
-        if let Some(limits) = &self.limits
-            && !(0.0..=1.0).contains(&limits.max_remote_share)
-        {
-            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
-        }
+        let limits = self.limits.map(LimitsBody::parse).transpose()?.unwrap_or_default();
         let labels = self.caller_labels.unwrap_or_default();
         if labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES) {
             let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
@@ -127,8 +182,8 @@ impl BindingBody {
         }
         Ok(Wanted {
             bound: Bound { policy, version, config },
-            limits: self.limits,
-            caller_labels: Some(labels.into_iter().map(SmolStr::new).collect()),
+            limits,
+            caller_labels: labels.into_iter().map(SmolStr::new).collect(),
         })
     }
 }
@@ -205,8 +260,8 @@ fn replace(before: Option<&Binding>, wanted: &Wanted) -> Binding {
     Binding {
         active: wanted.bound.clone(),
         last_good,
-        limits: wanted.limits.clone().or_else(|| before.map(|b| b.limits.clone())).unwrap_or_default(),
-        caller_labels: wanted.caller_labels.clone().unwrap_or_default(),
+        limits: wanted.limits.clone(),
+        caller_labels: wanted.caller_labels.clone(),
         updated_at: clock::unix_now(),
         unknown: before.map(|b| b.unknown.clone()).unwrap_or_default(),
     }

@@ -319,8 +319,7 @@ async fn one_beat(
     identity: &crate::identity::Identity,
     beat: Value,
 ) -> Result<crate::registrar::Beaten, Problem> {
-    let beat: OneBeat = serde_path_to_error::deserialize(beat)
-        .map_err(|e| Problem::fields(vec![FieldError::new(e.path().to_string(), e.inner())]))?;
+    let beat: OneBeat = serde_path_to_error::deserialize(beat).map_err(request::wrong_shape)?;
     let namespace = beat.namespace.as_deref().unwrap_or("default");
     let service = request::service_key(namespace, &beat.service)?;
     let key = InstanceKey { service, id: request::name(&beat.instance_id)? };

@@ -55,9 +55,8 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// Refuses a body that says it is something else than `expected`. One that says nothing is taken for it.
 fn check_media_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let media =
-        value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if media == "application/json" || media == "application/merge-patch+json" {
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if expected.iter().any(|expected| media.eq_ignore_ascii_case(expected)) {
         return Ok(());
     }
     let detail = format!("send the body as Content-Type: {}", expected.join(" or "));
@@ -136,9 +135,7 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem>
             if let Err(syntax) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
                 return Err(malformed(syntax.to_string()));
             }
-            let place = error.path().to_string();
-            let field = if place == "." { String::new() } else { place };
-            Err(Problem::fields(vec![FieldError::new(field, error.into_inner())]))
+            Err(wrong_shape(error))
         }
         Err(error) => Err(malformed(error.into_inner().to_string())),
     }

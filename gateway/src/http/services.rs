@@ -18,6 +18,7 @@ use meridian_model::instance::InstanceKey;
 use meridian_model::names::{Namespace, ServiceKey};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::status::Status;
+use meridian_model::time::UnixMillis;
 use meridian_registry::Key;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -213,6 +214,25 @@ fn listen(region: &Arc<Region>, shown: Shown, headers: &HeaderMap) -> Response {
     }))
 }
 
+/// Members of records that are points in time: numbers there, text in the API.
+const TIMES: [&str; 6] = ["registeredAt", "updatedAt", "uploadedAt", "since", "tokenExpiresAt", "expiredAt"];
+
+/// Shows the times of a record, of whatever kind, as the rest of the API does.
+fn show_times(record: &mut Value) {
+    match record {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_u64().filter(|_| TIMES.contains(&name.as_str())) {
+                    Some(at) => *value = json!(rfc3339(UnixMillis(at))),
+                    None => show_times(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(show_times),
+        _ => {}
+    }
+}
+
 /// The newest changes first: who, what, when, where, why, before and after.
 #[utoipa::path(get, path = "/v1/history", tag = "operators",
     params(("ns" = Option<String>, Query), ("service" = Option<String>, Query), ("actor" = Option<String>, Query),
@@ -261,6 +281,9 @@ pub async fn history(
             if wanted(&entry) {
                 let mut item = json!(entry);
                 item["at"] = json!(rfc3339(entry.at));
+                for record in ["before", "after"] {
+                    item.get_mut(record).into_iter().for_each(show_times);
+                }
                 items.push(item);
             }
             if items.len() == page.limit {
@@ -284,4 +307,24 @@ pub fn no_such_service(region: &Region, key: &ServiceKey) -> Problem {
         region.name
     );
     Problem::new(StatusCode::NOT_FOUND, "no-such-service", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_records_are_shown_as_text_wherever_they_stand() {
+        let mut record = json!({
+            "registeredAt": 1_790_000_000_000_u64, "declared": { "weight": 7, "metadata": { "since": "always" } },
+            "lease": { "id": "a", "expiredAt": 0 }, "list": [{ "updatedAt": 1 }],
+        });
+        show_times(&mut record);
+        let shown = json!({
+            "registeredAt": "2026-09-21T14:13:20.000Z", "declared": { "weight": 7, "metadata": { "since": "always" } },
+            "lease": { "id": "a", "expiredAt": "1970-01-01T00:00:00.000Z" },
+            "list": [{ "updatedAt": "1970-01-01T00:00:00.001Z" }],
+        });
+        assert_eq!(record, shown);
+    }
 }

@@ -12,6 +12,7 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod bindings;
 mod certificates;
 mod configuration;
 mod description;
