@@ -2,6 +2,7 @@
 
 use super::instances::{rfc3339, with_etag};
 use super::request;
+use super::schema;
 use crate::clock;
 use crate::history::value_of;
 use crate::problem::Problem;
@@ -278,7 +279,8 @@ fn decode(stored: Stored) -> Option<(Binding, u64)> {
 #[utoipa::path(put, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path, description = "or _default for the whole namespace")),
     request_body(content = BindingBody),
-    responses((status = 201, description = "bound for the first time"), (status = 200, description = "replaced"),
+    responses((status = 201, description = "bound for the first time", body = schema::Binding),
+              (status = 200, description = "replaced", body = schema::Binding),
               (status = "4XX", body = Problem)))]
 pub async fn put(
     State(region): State<Arc<Region>>,
@@ -329,7 +331,7 @@ pub async fn put(
 
 /// The bindings of a namespace.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings", tag = "operators", params(("ns" = String, Path)),
-    responses((status = 200, description = "{items, index, next}"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "a page", body = schema::BindingPage), (status = "4XX", body = Problem)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
     Path(namespace): Path<String>,
@@ -353,7 +355,7 @@ pub async fn list(
 /// One binding.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)),
-    responses((status = 200, description = "the binding"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -372,7 +374,7 @@ pub async fn get(
 
 /// Remove a binding: the namespace's default, or the built-in policy, answers again.
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204), (status = "4XX", body = Problem)))]
+    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,

@@ -1,6 +1,7 @@
 //! The routes of workloads: register, beat, patch, leave.
 
 use super::request::{self, BATCH_BODY, SMALL_BODY};
+use super::schema;
 use super::watching::{Seen, not_modified};
 use crate::clock;
 use crate::problem::Problem;
@@ -127,9 +128,9 @@ fn key_of((namespace, service, id): &(String, String, String)) -> Result<Instanc
 /// 201 where it is new, 200 where it was known; the same again writes nothing.
 #[utoipa::path(put, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
-    request_body(content = Object, description = "host, port and zone are required"),
-    responses((status = 201, description = "registered: the instance, index and lease"),
-              (status = 200, description = "replaced, or the same again"),
+    request_body(content = schema::RegistrationRequest, description = "host, port and zone are required"),
+    responses((status = 201, description = "registered: the instance, index and lease", body = schema::Instance),
+              (status = 200, description = "replaced, or the same again", body = schema::Instance),
               (status = "4XX", body = Problem), (status = 503, body = Problem)))]
 pub async fn register(
     State(region): State<Arc<Region>>,
@@ -167,7 +168,7 @@ fn disagreements(region: &Region, key: &InstanceKey, body: &RegistrationBody) ->
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}/heartbeat", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
     request_body(content = Option<BeatBody>),
-    responses((status = 200, description = "{expiresAt, index}"), (status = 404, description = "lease-unknown: register again", body = Problem),
+    responses((status = 200, description = "renewed", body = schema::Beaten), (status = 404, description = "lease-unknown: register again", body = Problem),
               (status = 409, description = "lease-superseded", body = Problem)))]
 pub async fn heartbeat(
     State(region): State<Arc<Region>>,
@@ -187,7 +188,7 @@ pub async fn heartbeat(
 #[utoipa::path(patch, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
     request_body(content = PatchBody, content_type = "application/merge-patch+json"),
-    responses((status = 200, description = "the instance"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "the instance", body = schema::Instance), (status = "4XX", body = Problem)))]
 pub async fn patch(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -205,7 +206,7 @@ pub async fn patch(
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path),
            ("reason" = Option<String>, Query), ("lease" = Option<String>, Query, description = "refused with 409 if superseded")),
-    responses((status = 204), (status = "4XX", body = Problem)))]
+    responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn deregister(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -228,7 +229,7 @@ pub async fn deregister(
 /// One instance.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "lookups",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path), ("index" = Option<u64>, Query)),
-    responses((status = 200, description = "the instance"), (status = 304, description = "If-None-Match names its ETag"),
+    responses((status = 200, description = "the instance", body = schema::Instance), (status = 304, description = "If-None-Match names its ETag"),
               (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
@@ -291,7 +292,7 @@ struct BeatResult {
 
 /// Renew many leases. Each is authorised on its own; the results are in order.
 #[utoipa::path(post, path = "/v1/heartbeats", tag = "workloads", request_body(content = Beats),
-    responses((status = 200, description = "{results: [{expiresAt, index} or {error}]}"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "what became of each, in order", body = schema::BeatResults), (status = "4XX", body = Problem)))]
 pub async fn heartbeats(
     State(region): State<Arc<Region>>,
     headers: HeaderMap,

@@ -9,6 +9,7 @@ pub mod policies;
 pub mod regions;
 pub mod request;
 pub mod resolve;
+mod schema;
 pub mod server;
 pub mod services;
 pub mod system;

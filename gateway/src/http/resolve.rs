@@ -4,6 +4,7 @@
 //! `fast`. Everything else goes through the ordinary handlers and gives the same answers.
 
 use super::request::{self, BATCH_BODY};
+use super::schema;
 use super::system::require_ready;
 use super::watching::{self, Patience, not_modified, wants_stream};
 use crate::clock;
@@ -223,7 +224,8 @@ pub(super) fn tagged(problem: Problem) -> Response {
         ("label.K" = Option<String>, Query, description = "the caller's label K, if the binding lets it through"),
         ("explain" = Option<bool>, Query), ("index" = Option<u64>, Query, description = "at least this index; waits up to 1 s"),
         ("etag" = Option<String>, Query), ("wait" = Option<String>, Query, description = "with etag or If-None-Match: until the answer differs, default 5m, at most 10m")),
-    responses((status = 200, description = "the answer, with an ETag over the whole plan"), (status = 304, description = "unchanged"),
+    responses((status = 200, description = "the answer, with an ETag over the whole plan; as text/event-stream the answers as they change",
+         content((schema::Lookup = "application/json"), (String = "text/event-stream"))), (status = 304, description = "unchanged"),
         (status = 404, description = "no-such-service", body = Problem),
         (status = 503, description = "none-registered, none-healthy, refused-by-policy, too-stale, not-ready, index-behind", body = Problem)))]
 pub async fn resolve(
@@ -324,8 +326,8 @@ struct RawBatch<'a> {
 
 /// Many lookups at once: the answers, or `{"error": problem}`, in order.
 #[utoipa::path(post, path = "/v1/resolve", tag = "lookups",
-    request_body(content = Object, description = "{lookups: [{service, ns, zone, key, n, labels}]}, up to 1000"),
-    responses((status = 200, description = "{results: [answer or {error}]}"), (status = "4XX", body = Problem)))]
+    request_body(content = schema::Batch, description = "up to 1000 lookups"),
+    responses((status = 200, description = "the answers, in order", body = schema::BatchAnswers), (status = "4XX", body = Problem)))]
 pub async fn batch(
     State(region): State<Arc<Region>>,
     headers: HeaderMap,

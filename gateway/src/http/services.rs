@@ -3,6 +3,7 @@
 use super::instances::{render, rfc3339};
 use super::request;
 use super::resolve::{json_response, tagged};
+use super::schema;
 use super::system::require_ready;
 use super::watching::{self, Patience, not_modified, wants_stream};
 use crate::clock;
@@ -35,7 +36,7 @@ fn list(region: &Region, items: &[Value], next: Option<String>) -> Value {
 /// The namespaces that have services.
 #[utoipa::path(get, path = "/v1/namespaces", tag = "lookups",
     params(("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, services}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::NamespacePage)))]
 pub async fn namespaces(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
@@ -70,7 +71,7 @@ fn counts(snapshot: &Snapshot) -> Value {
 /// The services of a namespace with their counts and the policy in force.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/services", tag = "lookups",
     params(("ns" = String, Path), ("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, namespace, instances, policy}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::ServicePage)))]
 pub async fn services(
     State(region): State<Arc<Region>>,
     Path(namespace): Path<String>,
@@ -152,7 +153,9 @@ impl Shown {
     params(("ns" = String, Path), ("service" = String, Path), ("health" = Option<String>, Query, description = "all (default) or passing"),
         ("limit" = Option<u32>, Query), ("next" = Option<String>, Query), ("index" = Option<u64>, Query),
         ("etag" = Option<String>, Query), ("wait" = Option<String>, Query)),
-    responses((status = 200, description = "{items, index, next}"), (status = 304), (status = 404, body = Problem)))]
+    responses((status = 200, description = "a page, with an ETag over the whole list; as text/event-stream the pages as they change",
+               content((schema::InstancePage = "application/json"), (String = "text/event-stream"))),
+              (status = 304, description = "unchanged"), (status = 404, body = Problem)))]
 pub async fn instances(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -238,7 +241,7 @@ fn show_times(record: &mut Value) {
     params(("ns" = Option<String>, Query), ("service" = Option<String>, Query), ("actor" = Option<String>, Query),
            ("since" = Option<String>, Query, description = "a span such as 1h"), ("limit" = Option<u32>, Query),
            ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items, index, next}"), (status = "4XX", body = Problem), (status = 503, body = Problem)))]
+    responses((status = 200, description = "a page", body = schema::ChangePage), (status = "4XX", body = Problem), (status = 503, body = Problem)))]
 pub async fn history(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
