@@ -1,6 +1,8 @@
 //! The configuration of a gateway: one TOML file, any key also as `MERIDIAN__SECTION__KEY`, parsed whole and checked
 //! whole before anything is bound.
 
+mod reading;
+
 use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
@@ -433,31 +435,19 @@ impl Config {
                 });
             }
         }
-        let mut unknown = Vec::new();
-        let mut track = serde_path_to_error::Track::new();
-        let tracked = serde_path_to_error::Deserializer::new(toml::Value::Table(table), &mut track);
-        let parsed: Result<Self, _> =
-            serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
-        mistakes.extend(unknown.into_iter().map(|place| Mistake {
-            place,
-            detail: "is no key that this version knows; docs/configuration.md lists them all".into(),
-        }));
-        match parsed {
-            Err(error) => {
-                let place = track.path().to_string();
-                let place = if place == "." { String::new() } else { place };
-                // The parser adds the place on a line of its own, which `place` already says.
-                let text = error.to_string();
-                let detail = text.lines().next().unwrap_or_default().trim().to_owned();
-                mistakes.push(Mistake { place, detail });
-                Err(fail(mistakes))
-            }
-            Ok(mut config) => {
-                config.resolve_paths(base);
-                config.check(&mut mistakes);
-                if mistakes.is_empty() { Ok(config) } else { Err(fail(mistakes)) }
+        let mut read = reading::read(table);
+        mistakes.append(&mut read.mistakes);
+        if let Some(mut config) = read.config.take() {
+            config.resolve_paths(base);
+            let mut found = Vec::new();
+            config.check(&mut found);
+            found.retain(|mistake| !read.is_due_to_a_cut(&mistake.place));
+            mistakes.append(&mut found);
+            if mistakes.is_empty() {
+                return Ok(config);
             }
         }
+        Err(fail(mistakes))
     }
 
     fn resolve_paths(&mut self, base: &Path) {
@@ -610,9 +600,29 @@ mod tests {
         for (text, places) in [
             ("", vec![""]),
             ("region = ", vec![""]),
-            ("region = \"EU\"\nzones = []\n", vec!["region"]),
+            ("region = \"EU\"\nzones = []\n", vec!["", "region", "zones"]),
+            ("zones = 5\n[http]\nlisten = 5\nworkers = 0\n", vec!["", "", "http.listen", "zones"]),
             (&format!("{SMALL}[http]\nlisten = \"0.0.0.0:80\"\n"), vec!["http.listen", "http.reads"]),
             (&format!("{SMALL}[http]\nlisten = 5\n"), vec!["http.listen"]),
+            // What cannot be read, what nobody knows and what is wrong by its meaning, all in one go.
+            (
+                &format!(
+                    "{SMALL}[http]\nworkers = \"many\"\nreds = 1\n[telemetry]\nsample = 2.0\n[health]\nmax_concurrent = -1\n\
+                     [federation]\nlisten = \"127.0.0.1:0\"\n[lookups]\nknown_for = \"soon\"\nmax_remote_age = \"1s\"\n"
+                ),
+                vec![
+                    "federation",
+                    "health.max_concurrent",
+                    "http.reds",
+                    "http.workers",
+                    "lookups.known_for",
+                    "telemetry.sample",
+                ],
+            ),
+            (
+                &format!("{SMALL}[federation]\n[federation.tls]\ncertificate = \"c\"\nkey = 1\nca = \"a\"\n"),
+                vec!["federation.tls.key"],
+            ),
             (&format!("{SMALL}endpionts = []\n"), vec!["registry"]),
             (&format!("{SMALL}[htpp]\nlisten = \"x\"\n[http]\nreds = 1\n"), vec!["http.reds", "htpp"]),
         ] {

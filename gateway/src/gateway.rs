@@ -259,9 +259,16 @@ impl Gateway {
             let stop = stop.clone();
             async move { stop.run_until_cancelled_owned(task).await }
         };
-        tasks.spawn(until(boxed(keeper.run(events, command_queue))));
+        // The keeper goes after the saver, which asks it for the state once more at the end.
+        let kept = CancellationToken::new();
+        let (keeping, saved) = (kept.clone(), stop.clone());
+        tasks
+            .spawn(async move { keeping.run_until_cancelled_owned(keeper.run(events, command_queue)).await });
+        tasks.spawn(async move {
+            let _released = kept.drop_guard();
+            saver.run(saved).await;
+        });
         tasks.spawn(until(boxed(loader.run(wanted))));
-        tasks.spawn(saver.run(stop.clone()));
         let steward_stats = Arc::new(StewardStats::default());
         tasks.spawn(until(boxed(steward::run(Arc::clone(&region), Arc::clone(&steward_stats)))));
         tasks.spawn(until(boxed(refresh_keys(verifier))));

@@ -74,7 +74,7 @@ pub struct Keeper {
     neighbourhood: Neighbourhood,
     /// Services that have nothing healthy here, or are on their way back from other regions.
     returning: BTreeMap<ServiceKey, Return>,
-    /// When each service lost its last instance and binding.
+    /// Until when each service is known that has no instances.
     emptied: BTreeMap<ServiceKey, Monotonic>,
     serial: u64,
     known_for: Duration,
@@ -119,7 +119,15 @@ impl Keeper {
         for stored in &image.records {
             touched.merge(self.apply_put(stored));
         }
-        self.publish(touched, clock::monotonic_now());
+        let now = clock::monotonic_now();
+        for (key, since) in image.emptied {
+            let left = self.known_for.saturating_sub(clock::unix_now().since(since));
+            if !left.is_zero() {
+                self.emptied.insert(key.clone(), now.plus(left));
+                touched.merge(self.catalog.remember_service(&key));
+            }
+        }
+        self.publish(touched, now);
         self.publish_rules();
         self.directory.currency.begin(&image.incarnation.to_string());
         self.directory.currency.serve_from_disk(image.revision.0, image.saved_at.0);
@@ -192,7 +200,12 @@ impl Keeper {
         for ((region, zone), drain, modified) in self.catalog.drains() {
             add(Key::Drain(region.clone(), zone.clone()), record::encode(&**drain), modified);
         }
-        Some(Image { incarnation, revision: self.revision, saved_at: clock::unix_now(), records })
+        let (now, saved_at) = (clock::monotonic_now(), clock::unix_now());
+        let emptied = self.emptied.iter().map(|(key, until)| {
+            let age = self.known_for.saturating_sub(until.since(now));
+            (key.clone(), saved_at.before(age))
+        });
+        Some(Image { incarnation, revision: self.revision, saved_at, records, emptied: emptied.collect() })
     }
 
     fn handle(&mut self, event: Event, now: Monotonic) -> Vec<GuardianInput> {
@@ -432,7 +445,7 @@ impl Keeper {
                 snapshot.ramp = ramp;
             }
             if snapshot.endpoints.is_empty() {
-                self.emptied.entry(key).or_insert(now);
+                self.emptied.entry(key).or_insert(now.plus(self.known_for));
             } else {
                 self.emptied.remove(&key);
             }
@@ -486,12 +499,8 @@ impl Keeper {
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
         self.publish(touched, now);
-        let forgotten: Vec<ServiceKey> = self
-            .emptied
-            .iter()
-            .filter(|(_, since)| now.since(**since) >= self.known_for)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let forgotten: Vec<ServiceKey> =
+            self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
         for key in forgotten {
             self.emptied.remove(&key);
             let slot = self.directory.get(&key).map(|published| published.current().slot);

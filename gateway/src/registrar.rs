@@ -18,9 +18,9 @@ use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How often a write is tried again when somebody else wrote in between.
 /// Largest registration, as JSON (DESIGN 5).
 const MAX_REGISTRATION: usize = 16 * 1024;
+/// How often a write is tried again when somebody else wrote in between.
 const MAX_CONFLICTS: usize = 8;
 
 /// `If-Match` and `If-None-Match` of a write.

@@ -240,6 +240,12 @@ impl Catalog {
         self.services.entry(key.clone()).or_default()
     }
 
+    /// Knows a service that has nothing now, but had something not long ago.
+    pub fn remember_service(&mut self, key: &ServiceKey) -> Touched {
+        self.service_mut(key);
+        Touched::one(key.clone())
+    }
+
     /// Forgets a service that has neither instances nor a binding, here or in other regions; false if it has.
     pub fn forget_service(&mut self, key: &ServiceKey) -> bool {
         let bound = self.bindings.contains_key(&(key.namespace.clone(), Some(key.service.clone())))

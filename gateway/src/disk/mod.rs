@@ -178,7 +178,8 @@ impl Disk {
     pub fn confirm(&self, known: Known, proved_at: UnixMillis) -> io::Result<()> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { incarnation, revision } = known;
-        let note = Image { incarnation, revision, saved_at: proved_at, records: Vec::new() };
+        let note =
+            Image { incarnation, revision, saved_at: proved_at, records: Vec::new(), emptied: Vec::new() };
         let confirms = current.unwrap_or(0);
         durable::replace(&self.dir, KNOWN, None, |file| format::encode(file, &self.region, &note, confirms))?;
         Ok(())
@@ -277,6 +278,7 @@ mod tests {
             revision: Revision(revision),
             saved_at: UnixMillis(revision * 1000),
             records: records.collect(),
+            emptied: Vec::new(),
         }
     }
 

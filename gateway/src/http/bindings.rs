@@ -1,7 +1,7 @@
 //! The routes of bindings: which policy answers for a service or a namespace.
 
 use super::instances::{rfc3339, with_etag};
-use super::{bound, request};
+use super::{bound, request, schema};
 use crate::clock;
 use crate::history::value_of;
 use crate::identity::Identity;
@@ -13,10 +13,10 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use meridian_model::binding::{
-    Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Stage, Way,
+    Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Regions, Stage, Way,
 };
-use meridian_model::names::{Namespace, ServiceName};
-use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
+use meridian_model::names::{Namespace, RegionName, ServiceName};
+use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
 use meridian_model::rollout::{NotPossible, Return, Terms, objection};
 use meridian_model::time::UnixMillis;
 use meridian_policies::Host;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 /// A binding is 64 KiB of config and little else.
 const BINDING_BODY: usize = MAX_CONFIG_BYTES + 16 * 1024;
 const MAX_CONFLICTS: usize = 8;
+/// Regions that a binding's limits may name.
+const MAX_REGIONS: usize = 64;
 
 /// The body of a binding.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -52,11 +54,66 @@ pub struct BindingBody {
     percent: Option<f64>,
     /// `{"regions": "all" | ["…"], "maxRemoteShare": 1.0}`.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    limits: Option<Limits>,
+    limits: Option<LimitsBody>,
     /// Labels of callers that reach the policy.
     #[serde(default)]
     caller_labels: Option<BTreeSet<String>>,
+}
+
+/// What the host enforces under the policy.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LimitsBody {
+    /// `"all"` (default), or the names of at most 64 regions.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    regions: Option<RegionsBody>,
+    /// Greatest share of lookups that may leave the region, 0 to 1 (default).
+    #[serde(default)]
+    max_remote_share: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be \"all\" or a list of region names")]
+enum RegionsBody {
+    Word(String),
+    Names(Vec<String>),
+}
+
+impl LimitsBody {
+    fn parse(self) -> Result<Limits, Problem> {
+        let all = "must be \"all\" or a list of region names";
+        let regions = match self.regions {
+            None => Regions::All,
+            Some(RegionsBody::Word(word)) if word == "all" => Regions::All,
+            Some(RegionsBody::Word(_)) => return Err(Problem::field("limits.regions", all)),
+            Some(RegionsBody::Names(names)) => {
+                if names.len() > MAX_REGIONS {
+                    let detail = format_args!("must be at most {MAX_REGIONS} names, not {}", names.len());
+                    return Err(Problem::field("limits.regions", detail));
+                }
+                let (mut regions, mut wrong) = (BTreeSet::new(), Vec::new());
+                for (at, name) in names.iter().enumerate() {
+                    match name.parse::<RegionName>() {
+                        Ok(name) => drop(regions.insert(name)),
+                        Err(e) => wrong.push(FieldError::new(
+                            format!("limits.regions[{at}]"),
+                            format_args!("{:.100}: {e}", format!("{name:?}")),
+                        )),
+                    }
+                }
+                if !wrong.is_empty() {
+                    return Err(Problem::fields(wrong));
+                }
+                Regions::Only(regions)
+            }
+        };
+        let max_remote_share = self.max_remote_share.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&max_remote_share) {
+            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
+        }
+        Ok(Limits { regions, max_remote_share })
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
@@ -127,11 +184,7 @@ impl BindingBody {
             }
         };
         let bound = bound::parse(region, &self.policy, self.version.as_deref(), &self.config)?;
-        if let Some(limits) = &self.limits
-            && !(0.0..=1.0).contains(&limits.max_remote_share)
-        {
-            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
-        }
+        let limits = self.limits.map(LimitsBody::parse).transpose()?;
         let labels = self.caller_labels.as_ref();
         if let Some(labels) = labels
             && (labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES))
@@ -142,7 +195,7 @@ impl BindingBody {
         Ok(Wanted {
             bound,
             stage,
-            limits: self.limits,
+            limits,
             caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
         })
     }
@@ -245,7 +298,8 @@ fn decode(stored: Stored) -> Option<(Binding, u64)> {
 #[utoipa::path(put, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path, description = "or _default for the whole namespace")),
     request_body(content = BindingBody),
-    responses((status = 201, description = "bound for the first time"), (status = 200, description = "replaced"),
+    responses((status = 201, description = "bound for the first time", body = schema::Binding),
+              (status = 200, description = "replaced", body = schema::Binding),
               (status = "4XX", body = Problem)))]
 pub async fn put(
     State(region): State<Arc<Region>>,
@@ -364,7 +418,7 @@ pub async fn promote(
             let against = objection(&evidence, &region.rollout).map(String::from).or(elsewhere);
             if let Some(against) = against {
                 let detail = format!(
-                    "the candidate is not proven: {against}; wait, look at GET …/bindings/{}/diff, or promote with                      {{\"force\": true, \"reason\": \"…\"}}",
+                    "the candidate is not proven: {against}; wait, look at GET …/bindings/{}/diff, or promote with {{\"force\": true, \"reason\": \"…\"}}",
                     place.1.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str())
                 );
                 return Err(Problem::new(StatusCode::CONFLICT, "not-proven", detail));
@@ -431,7 +485,7 @@ pub async fn diff(
 
 /// The bindings of a namespace.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings", tag = "operators", params(("ns" = String, Path)),
-    responses((status = 200, description = "{items, index, next}"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "a page", body = schema::BindingPage), (status = "4XX", body = Problem)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
     Path(namespace): Path<String>,
@@ -455,7 +509,7 @@ pub async fn list(
 /// One binding.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)),
-    responses((status = 200, description = "the binding"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -474,7 +528,7 @@ pub async fn get(
 
 /// Remove a binding: the namespace's default, or the built-in policy, answers again.
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204), (status = "4XX", body = Problem)))]
+    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,

@@ -10,10 +10,13 @@ pub mod policies;
 pub mod regions;
 pub mod request;
 pub mod resolve;
+mod schema;
 pub mod server;
 pub mod services;
 pub mod system;
 pub mod trials;
+mod unreadable;
+mod watching;
 
 pub use envelope::Envelope;
 pub use openapi::{document, router};

@@ -2,6 +2,7 @@
 
 use super::instances::rfc3339;
 use super::request;
+use super::schema;
 use crate::clock;
 use crate::history::value_of;
 use crate::loader::store_module;
@@ -46,7 +47,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// It is checked before it is stored: size, form, world, compilation, and a trial call.
 #[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
-    responses((status = 201, description = "{name, version, sizeBytes, report}"), (status = 200, description = "the same bytes were there"),
+    responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
+              (status = 200, description = "the same bytes were there", body = schema::Uploaded),
               (status = 413, body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
 pub async fn upload(
     State(region): State<Arc<Region>>,
@@ -163,7 +165,7 @@ fn bound_to(
 /// All policies.
 #[utoipa::path(get, path = "/v1/policies", tag = "operators",
     params(("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, versions}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::PolicyPage)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
@@ -181,7 +183,7 @@ pub async fn list(
 
 /// One policy with its versions.
 #[utoipa::path(get, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
-    responses((status = 200, description = "{name, versions}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the policy", body = schema::Policy), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(policy): Path<String>,
@@ -217,7 +219,7 @@ fn standard_module(policy: &PolicyName, version: PolicyVersion) -> Option<&'stat
 /// One version, with who is bound to it.
 #[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, description = "{name, version, sizeBytes, boundBy}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the version", body = schema::PolicyVersion), (status = 404, body = Problem)))]
 pub async fn version(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
@@ -239,7 +241,7 @@ pub async fn version(
 /// The module of a version.
 #[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}/module", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, description = "application/wasm"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the module", body = Vec<u8>, content_type = "application/wasm"), (status = 404, body = Problem)))]
 pub async fn module(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
@@ -268,7 +270,7 @@ pub async fn module(
 /// Delete a version that nothing is bound to.
 #[utoipa::path(delete, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 204), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
+    responses((status = 204, description = "removed"), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,

@@ -2,6 +2,7 @@
 
 use super::instances::rfc3339;
 use super::request;
+use super::schema;
 use super::system::require_ready;
 use crate::clock;
 use crate::directory::Drains;
@@ -107,8 +108,7 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
 
 /// Every region that this gateway knows, its own first.
 #[utoipa::path(get, path = "/v1/regions", tag = "lookups",
-    responses((status = 200, description = "{items: [{region, self, freshness, ageMs, reachable, roundTripMs, ramp, headroom, \
-        services, healthy, total, incarnation, index, draining, drainingZones, told}], index}")))]
+    responses((status = 200, description = "all that are known", body = schema::RegionList)))]
 pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Result<Response, Problem> {
     require_ready(&region)?;
     require_reader(&region, &headers)?;
@@ -123,7 +123,7 @@ pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Resu
 
 /// One region.
 #[utoipa::path(get, path = "/v1/regions/{region}", tag = "lookups", params(("region" = String, Path)),
-    responses((status = 200, description = "{region, self, freshness, ageMs, reachable, …}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "how it stands", body = schema::Region), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
@@ -163,7 +163,8 @@ fn no_such_region(region: &Region, name: &RegionName) -> Problem {
 /// Asks for a region, or one of its zones, to be spared: its traffic yields to others, and it stays the last resort.
 #[utoipa::path(post, path = "/v1/regions/{region}/drain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query, description = "only this zone")),
-    request_body(content = DrainBody), responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    request_body(content = DrainBody),
+    responses((status = 200, description = "asked for", body = schema::Drained), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn drain(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
@@ -177,7 +178,7 @@ pub async fn drain(
 /// Ends a drain.
 #[utoipa::path(post, path = "/v1/regions/{region}/undrain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = DrainBody),
-    responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, description = "ended", body = schema::Drained), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn undrain(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
