@@ -390,7 +390,7 @@ impl From<NotPossible> for Problem {
 /// has seen of it; `force` with a reason overrides that.
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/promote", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)), request_body(content = PromoteBody),
-    responses((status = 200, description = "the binding"), (status = 404, body = Problem),
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
               (status = 409, description = "no-candidate, or not-proven with what speaks against it", body = Problem)))]
 pub async fn promote(
     State(region): State<Arc<Region>>,
@@ -432,7 +432,7 @@ pub async fn promote(
 /// Give up the candidate; without one, let answer what answered before the active version.
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
-    responses((status = 200, description = "the binding"), (status = 404, body = Problem),
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
               (status = 409, description = "nothing-to-return-to", body = Problem)))]
 pub async fn rollback(
     State(region): State<Arc<Region>>,
@@ -456,7 +456,7 @@ pub async fn rollback(
 /// What this gateway has seen of the candidate beside the active version, and of the active one while it soaks.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}/diff", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)),
-    responses((status = 200, description = "{active, candidate: {lookups, answered, changed, faults, services, examples, objection}}"),
+    responses((status = 200, description = "the binding, with what was seen", body = schema::Binding),
               (status = 404, body = Problem)))]
 pub async fn diff(
     State(region): State<Arc<Region>>,

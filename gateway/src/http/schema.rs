@@ -368,16 +368,166 @@ pub(super) struct Binding {
     namespace: String,
     /// `_default` for the namespace.
     service: String,
-    active: Bound,
-    #[schema(value_type = Option<Object>)]
-    candidate: Option<Value>,
-    last_good: Vec<Bound>,
+    active: Active,
+    candidate: Option<Candidate>,
+    last_good: Vec<Former>,
     limits: Limits,
     caller_labels: Vec<String>,
     updated_at: String,
     modified_index: u64,
     index: Option<u64>,
     applied: Option<bool>,
+}
+
+/// What answers.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Active {
+    policy: String,
+    version: String,
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    since: String,
+    /// `bound`, `promoted`, `forced` or `rolled-back`.
+    way: String,
+    /// Whether it is known to be good.
+    soaked: bool,
+    /// In a diff: what this gateway has seen of it.
+    seen: Option<Seen>,
+}
+
+/// What is being tried.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Candidate {
+    policy: String,
+    version: String,
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    /// `shadow` or `canary`.
+    stage: String,
+    /// Of a canary: the part of the lookups that it answers, 0 to 100.
+    percent: Option<f64>,
+    since: String,
+    /// A failure that some gateway of the region saw.
+    fault: Option<String>,
+    /// In a diff: what this gateway has seen of it.
+    seen: Option<Seen>,
+    /// In a diff: what speaks against promoting it.
+    objection: Option<String>,
+}
+
+/// What answered before.
+#[derive(ToSchema)]
+pub(super) struct Former {
+    policy: String,
+    version: String,
+    #[schema(value_type = Option<Object>)]
+    config: Option<Value>,
+    /// Whether it is known to be good.
+    soaked: bool,
+}
+
+/// What lookups showed of a version. Shares are of all lookups, 0 to 1.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Seen {
+    /// Lookups that both versions' plans were compared for.
+    lookups: u64,
+    /// Those that it answered; of a shadow, those that it was asked.
+    answered: u64,
+    faults: u64,
+    last_fault: String,
+    /// The share of answers that would differ.
+    changed: f64,
+    refused: Share,
+    /// By zone of this region and other region.
+    places: BTreeMap<String, Share>,
+    /// Choices that the host took out of its plans.
+    clamped: u64,
+    /// Of a candidate: the services that it would change most, each as this.
+    #[schema(value_type = Option<Vec<Object>>)]
+    services: Option<Value>,
+    /// Of a candidate: lookups that it would have answered differently.
+    #[schema(value_type = Option<Vec<Object>>)]
+    examples: Option<Value>,
+}
+
+/// A share by the other version, and by this one.
+#[derive(ToSchema)]
+pub(super) struct Share {
+    before: f64,
+    after: f64,
+}
+
+/// What a version would answer.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Trial {
+    policy: Bound,
+    namespace: String,
+    service: String,
+    index: u64,
+    results: Vec<TrialResult>,
+}
+
+/// What a version would answer to one lookup.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct TrialResult {
+    /// With `n=all` and `explain`.
+    answer: Option<Lookup>,
+    /// Why there is none.
+    error: Option<Problem>,
+    /// How the version failed; the answer is then the native fallback's.
+    fault: Option<String>,
+    /// The share of this caller's lookups that would be answered differently.
+    changed: f64,
+    /// What the host took out: `ineligible` choices, and plans past `remoteShare`.
+    #[schema(value_type = Object)]
+    clamped: Value,
+}
+
+/// Predicted shares.
+#[derive(ToSchema)]
+pub(super) struct Simulation {
+    services: Vec<SimulatedService>,
+    index: u64,
+    /// Whether there are more services.
+    truncated: bool,
+}
+
+/// Predicted shares of one service.
+#[derive(ToSchema)]
+pub(super) struct SimulatedService {
+    namespace: String,
+    service: String,
+    callers: Vec<SimulatedCaller>,
+}
+
+/// Predicted shares of one caller.
+#[derive(ToSchema)]
+pub(super) struct SimulatedCaller {
+    zone: String,
+    before: Predicted,
+    after: Predicted,
+    /// The share that moves between places.
+    changed: f64,
+}
+
+/// Where lookups go.
+#[derive(ToSchema)]
+pub(super) struct Predicted {
+    /// By zone of this region and other region.
+    places: BTreeMap<String, f64>,
+    /// Of one service: by endpoint, `region/endpoint` elsewhere.
+    endpoints: Option<BTreeMap<String, f64>>,
+    /// Refused by the policy on purpose.
+    refused: f64,
+    /// Given nothing that may receive traffic.
+    none: f64,
+    outcome: String,
+    reason: Option<String>,
 }
 
 /// A page of bindings.

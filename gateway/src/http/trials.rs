@@ -1,6 +1,6 @@
 //! What would be answered: a version tried over live snapshots, and the loss of zones and regions, without changing anything.
 
-use super::{bound, request};
+use super::{bound, request, schema};
 use crate::lookup::answer::render_trial;
 use crate::lookup::question::{Count, Question};
 use crate::problem::Problem;
@@ -90,7 +90,7 @@ fn failed(evaluation: &Evaluation) -> Option<&str> {
 /// Labels that the service's binding does not let through do not reach the policy here either.
 #[utoipa::path(post, path = "/v1/policies/{name}/try", tag = "operators", params(("name" = String, Path)),
     request_body(content = TryBody),
-    responses((status = 200, description = "{policy, service, index, results: [{answer | error, fault, changed, clamped}]}"),
+    responses((status = 200, description = "what it would answer", body = schema::Trial),
               (status = "4XX", body = Problem)))]
 pub async fn try_out(
     State(region): State<Arc<Region>>,
@@ -290,7 +290,7 @@ fn spread(evaluation: &Evaluation, snapshot: &Snapshot, destinations: bool) -> V
 /// Predicted shares after a loss, a drain or an activation: from the live snapshot, through the real policies, changing
 /// nothing.
 #[utoipa::path(post, path = "/v1/simulate", tag = "operators", request_body(content = SimulateBody),
-    responses((status = 200, description = "{services: [{service, callers: [{zone, before, after, changed}]}], index, truncated}"),
+    responses((status = 200, description = "shares by place", body = schema::Simulation),
               (status = "4XX", body = Problem)))]
 pub async fn simulate(
     State(region): State<Arc<Region>>,
