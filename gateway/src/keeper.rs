@@ -5,12 +5,13 @@
 
 use crate::clock;
 use crate::directory::{Directory, Rules};
-use crate::guardian::GuardianInput;
+use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::neighbourhood::{Neighbourhood, News};
 use meridian_model::catalog::{Catalog, Touched};
 use meridian_model::failover::Return;
 use meridian_model::instance::{Instance, InstanceKey};
+use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
@@ -261,13 +262,14 @@ impl Keeper {
             tracing::warn!(%former, new = %incarnation, held = self.held.len(), "the registry began a new life");
         }
         self.members.clear();
-        let mut beats = Vec::new();
+        let (mut beats, mut loads) = (Vec::new(), Vec::new());
         for stored in records {
             match &stored.key {
                 Key::Member(id) => {
                     self.members.insert(id.clone());
                 }
                 Key::Beats(_) => beats.extend(self.beats_of(stored)),
+                Key::Load(service) => loads.extend(self.load_of(service, stored)),
                 _ => touched.merge(self.apply_put(stored)),
             }
         }
@@ -276,6 +278,8 @@ impl Keeper {
         self.directory.currency.begin(&incarnation.to_string());
         self.publish(touched, now);
         self.publish_rules();
+        self.directory.services().values().for_each(|published| published.set_load(None));
+        self.show_loads(&loads);
         self.directory.currency.advance(revision.0, now);
         self.directory.set_ready();
         let instances = self
@@ -290,6 +294,7 @@ impl Keeper {
         vec![
             GuardianInput::Members(self.members.clone()),
             GuardianInput::Reset(instances),
+            GuardianInput::Loads(loads),
             GuardianInput::Beats(beats),
             GuardianInput::Current,
         ]
@@ -323,7 +328,7 @@ impl Keeper {
         self.stats.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let mut touched = Touched::default();
         let mut instances: Vec<(InstanceKey, Option<(Arc<Instance>, Revision)>)> = Vec::new();
-        let mut beats = Vec::new();
+        let (mut beats, mut loads) = (Vec::new(), Vec::new());
         let (mut members_changed, mut rules_changed) = (false, false);
         for change in changes {
             match change {
@@ -336,11 +341,13 @@ impl Keeper {
                     }
                     Key::Member(id) => members_changed |= self.members.insert(id.clone()),
                     Key::Beats(_) => beats.extend(self.beats_of(&stored)),
+                    Key::Load(service) => loads.extend(self.load_of(service, &stored)),
                     _ => {
                         touched.merge(self.apply_put(&stored));
                         rules_changed = true;
                     }
                 },
+                Observed::Deleted(Key::Load(service), _) => loads.push((service, None)),
                 Observed::Deleted(key, at) => {
                     self.stats.content.fetch_add(1, Ordering::Release);
                     match key {
@@ -361,7 +368,7 @@ impl Keeper {
                             rules_changed = true;
                         }
                         Key::Member(id) => members_changed |= self.members.remove(&id),
-                        Key::Region | Key::Incarnation | Key::Beats(_) | Key::History(..) => {}
+                        Key::Region | Key::Incarnation | Key::Load(_) | Key::Beats(_) | Key::History(..) => {}
                     }
                 }
             }
@@ -370,6 +377,7 @@ impl Keeper {
         if rules_changed {
             self.publish_rules();
         }
+        self.show_loads(&loads);
         self.revision = self.revision.max(revision);
         self.directory.currency.advance(self.revision.0, now);
         let mut inputs = Vec::new();
@@ -378,6 +386,9 @@ impl Keeper {
         }
         if !instances.is_empty() {
             inputs.push(GuardianInput::Instances(instances));
+        }
+        if !loads.is_empty() {
+            inputs.push(GuardianInput::Loads(loads));
         }
         if !beats.is_empty() {
             inputs.push(GuardianInput::Beats(beats));
@@ -414,9 +425,28 @@ impl Keeper {
         }
     }
 
-    fn beats_of(&self, stored: &Stored) -> Vec<meridian_model::instance::LeaseId> {
+    fn load_of(&self, service: &ServiceKey, stored: &Stored) -> Option<LoadRecord> {
         match record::decode(&stored.key, &stored.value) {
-            Ok(Some(Record::Beats(leases))) => leases,
+            Ok(Some(Record::Load(load))) => Some((service.clone(), Some((load.total, stored.modified)))),
+            _ => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Loads are shown to people, besides what the guardian makes of them; no snapshot changes with them.
+    fn show_loads(&self, loads: &[LoadRecord]) {
+        for (service, load) in loads {
+            if let Some(published) = self.directory.get(service) {
+                published.set_load(load.map(|(total, _)| total));
+            }
+        }
+    }
+
+    fn beats_of(&self, stored: &Stored) -> Vec<Beat> {
+        match record::decode(&stored.key, &stored.value) {
+            Ok(Some(Record::Beats(beats))) => beats,
             _ => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
                 Vec::new()

@@ -95,7 +95,6 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         (r.zone.clone(), r.version.clone(), r.deployment_group.clone())
     };
     let mut subsets: BTreeMap<(ZoneName, SmolStr, SmolStr), Subset> = BTreeMap::new();
-    let mut capacity: Option<u64> = None;
     for endpoint in &snapshot.endpoints {
         let healthy = endpoint.status.is_eligible();
         if !healthy && !matches!(endpoint.status, Status::Unhealthy | Status::Expired) {
@@ -109,9 +108,6 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         if healthy {
             subset.healthy = subset.healthy.saturating_add(1);
             subset.weight = subset.weight.saturating_add(u64::from(endpoint.instance.declared.weight));
-            if let Some(own) = endpoint.instance.declared.capacity {
-                capacity = Some(capacity.unwrap_or(0).saturating_add(own));
-            }
         }
     }
     let all = subsets.into_values().collect();
@@ -132,9 +128,18 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
     Summary {
         sampled: (endpoints.len() as u64) < healthy,
         endpoints,
-        headroom: capacity.map(|capacity| capacity.saturating_sub(load.unwrap_or(0))),
+        headroom: headroom(snapshot, load),
         subsets,
     }
+}
+
+/// What the service can still take where it is: the capacities that its healthy instances declare, without what they
+/// carry. None where none is declared.
+#[must_use]
+pub fn headroom(snapshot: &Snapshot, load: Option<u64>) -> Option<u64> {
+    let healthy = snapshot.endpoints.iter().filter(|endpoint| endpoint.status.is_eligible());
+    let capacity = healthy.filter_map(|e| e.instance.declared.capacity).reduce(u64::saturating_add)?;
+    Some(capacity.saturating_sub(load.unwrap_or(0)))
 }
 
 /// The largest [`MAX_SUBSETS`], in their order.

@@ -17,6 +17,7 @@ use meridian_model::names::{RegionName, ZoneName};
 use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::remote::Freshness;
 use meridian_model::status::Status;
+use meridian_model::summary::headroom;
 use meridian_registry::{Change, Condition, Key, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -62,10 +63,12 @@ fn drains_of(region: &RegionName, drains: &Drains) -> (Value, Value) {
 fn own(region: &Region, drains: &Drains) -> Value {
     let currency = &region.directory.currency;
     let services = region.directory.services();
-    let (mut count, mut healthy, mut total) = (0u64, 0u64, 0u64);
+    let (mut count, mut healthy, mut total, mut room) = (0u64, 0u64, 0u64, None);
     for published in services.values() {
         let snapshot = published.current();
         count += u64::from(!snapshot.endpoints.is_empty());
+        room =
+            [room, headroom(&snapshot, published.load())].into_iter().flatten().reduce(u64::saturating_add);
         for endpoint in &snapshot.endpoints {
             healthy += u64::from(endpoint.status == Status::Healthy);
             total += u64::from(!matches!(endpoint.status, Status::Starting | Status::Draining));
@@ -76,7 +79,8 @@ fn own(region: &Region, drains: &Drains) -> Value {
     json!({
         "region": region.name, "self": true, "freshness": Freshness::of_age_ms(age), "ageMs": age, "reachable": true,
         "incarnation": life.incarnation, "index": life.index(), "roundTripMs": 0,
-        "ramp": meridian_model::remote::FULL_RAMP, "services": count, "healthy": healthy, "total": total,
+        "ramp": meridian_model::remote::FULL_RAMP, "headroom": room,
+        "services": count, "healthy": healthy, "total": total,
         "draining": draining, "drainingZones": zones, "zones": region.zones,
     })
 }

@@ -14,6 +14,7 @@ mod distance;
 mod drains;
 mod instances;
 mod limits;
+mod load;
 mod outages;
 mod partitions;
 mod propagation;
