@@ -30,6 +30,10 @@ pub(super) struct OwnRegion {
     /// A life of this region that was heard of, of the same counter as the registry's and yet another one, and when.
     rival: Option<(Incarnation, Monotonic)>,
     raise_after: Monotonic,
+    /// When a head was signed last.
+    signed_at: Monotonic,
+    /// It was signed anew at the same place, where only new subscribers hear of it.
+    untold: bool,
 }
 
 struct Registry {
@@ -52,7 +56,17 @@ pub(super) enum Step {
 
 impl OwnRegion {
     pub(super) fn new(signer: Box<dyn Signer>) -> Self {
-        Self { signer, registry: None, published: None, known: None, rival: None, raise_after: Monotonic(0) }
+        let zero = Monotonic(0);
+        Self {
+            signer,
+            registry: None,
+            published: None,
+            known: None,
+            rival: None,
+            raise_after: zero,
+            signed_at: zero,
+            untold: false,
+        }
     }
 
     /// What may be told of the own region now.
@@ -148,6 +162,16 @@ impl OwnRegion {
         self.registry = Some(Registry { place, state, proven: own.proven.max(still) });
     }
 
+    /// Whether what was published is to be signed anew although nothing changed. Certificates end, and a head whose
+    /// signer's certificate has ended is refused by whoever has not got it yet, so it is signed with a renewed one at once,
+    /// and from time to time, since the head that others hold may be another node's. At a later place all who hold it
+    /// hear of it; while the registry does not move, only who asks here.
+    fn is_to_be_signed(&self, now: Monotonic, moved: bool) -> bool {
+        let signed_with = self.published.as_ref().map(|published| &published.head.credential);
+        let renewed = signed_with.is_some_and(|credential| *credential != self.signer.credential());
+        renewed || (moved && (self.untold || now.since(self.signed_at) >= limits::SIGN_EVERY))
+    }
+
     /// Publishes what the registry shows, or has its incarnation raised.
     pub(super) fn settle(
         &mut self,
@@ -177,7 +201,8 @@ impl OwnRegion {
                 // A registry that went back and on has passed what peers hold: they must hear of it.
                 Some(known) if known.place() > said.place() => {}
                 // Nothing changed, and nobody has a later head.
-                _ => return Step::Nothing,
+                _ if !self.is_to_be_signed(now, own.place() > said.place()) => return Step::Nothing,
+                _ => {}
             }
         }
         let Some(records) =
@@ -189,6 +214,7 @@ impl OwnRegion {
         let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Refused };
         let head = SignedHead { head, credential: self.signer.credential(), signature };
         let state = Arc::clone(&registry.state);
+        (self.signed_at, self.untold) = (now, said.is_some_and(|said| said.place() == version.place()));
         match &mut self.published {
             Some(holding) => drop(holding.replace(head.clone(), state, limits)),
             None => self.published = Some(Holding::new(head.clone(), state)),
