@@ -9,10 +9,11 @@ use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::neighbourhood::{Neighbourhood, News};
 use meridian_model::catalog::{Catalog, Touched};
-use meridian_model::failover::Return;
+use meridian_model::failover::{Homecoming, Return};
 use meridian_model::instance::{Instance, InstanceKey};
 use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::remote::FULL_RAMP;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use meridian_policies::Host;
@@ -73,6 +74,8 @@ pub struct Keeper {
     held: BTreeMap<InstanceKey, Monotonic>,
     /// How other regions stand.
     neighbourhood: Neighbourhood,
+    /// The way of the own region back from a drain, and its ramp.
+    homecoming: (Homecoming, u32),
     /// Services that have nothing healthy here, or are on their way back from other regions.
     returning: BTreeMap<ServiceKey, Return>,
     /// When each service lost its last instance and binding.
@@ -96,6 +99,7 @@ impl Keeper {
         let neighbourhood = Neighbourhood::new(Arc::clone(&directory), max_remote_age);
         Self {
             neighbourhood,
+            homecoming: (Homecoming::default(), FULL_RAMP),
             returning: BTreeMap::new(),
             catalog,
             directory,
@@ -454,7 +458,12 @@ impl Keeper {
         }
     }
 
-    fn publish(&mut self, touched: Touched, now: Monotonic) {
+    fn publish(&mut self, mut touched: Touched, now: Monotonic) {
+        let spared = self.catalog.is_drained(self.catalog.region());
+        let ramp = self.homecoming.0.ramp(spared, now);
+        if ramp != std::mem::replace(&mut self.homecoming.1, ramp) {
+            touched.services.extend(self.catalog.services().cloned());
+        }
         for key in touched.services {
             self.serial += 1;
             let Some(mut snapshot) = self.catalog.snapshot(&key, self.serial) else { continue };
@@ -479,7 +488,10 @@ impl Keeper {
         let here = snapshot.endpoints.iter().any(|e| e.status.is_eligible());
         let elsewhere = snapshot.remotes.iter().any(|r| r.address_count() > 0);
         let mut course = self.returning.get(&snapshot.key).copied().unwrap_or_default();
-        let ramp = course.ramp(here, elsewhere, now);
+        let mut ramp = course.ramp(here, elsewhere, now);
+        if elsewhere {
+            ramp = ramp.min(self.homecoming.1);
+        }
         match course {
             Return::Home => self.returning.remove(&snapshot.key),
             Return::Away(..) | Return::Ramping(_) => self.returning.insert(snapshot.key.clone(), course),

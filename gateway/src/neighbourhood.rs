@@ -64,6 +64,8 @@ pub struct RegionPage {
     pub standing: Standing,
     /// How current it is, undamped.
     pub freshness: Freshness,
+    /// Whether it answers directly, undamped.
+    pub reachable: bool,
     /// What it tells of itself.
     pub notice: RegionNotice,
     /// How many services it tells of.
@@ -216,6 +218,7 @@ impl Neighbourhood {
             index,
             standing,
             freshness,
+            reachable: heard.reachable,
             notice,
             services,
             healthy,

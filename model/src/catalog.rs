@@ -307,6 +307,12 @@ impl Catalog {
         self.drains.contains_key(&(region.clone(), None))
     }
 
+    /// Whose state it is.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
     /// Other regions.
     #[must_use]
     pub fn neighbours(&self) -> &Neighbours {
