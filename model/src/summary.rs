@@ -8,6 +8,7 @@ use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// At most this many endpoints of a service travel (DESIGN 8); of more, a sample does.
 pub const MAX_ENDPOINTS: usize = 32;
@@ -47,10 +48,10 @@ pub struct RemoteEndpoint {
     pub subset: u32,
     /// Under doubt in its own region.
     pub degraded: bool,
-    /// As declared.
-    pub tags: Vec<SmolStr>,
-    /// As declared.
-    pub metadata: BTreeMap<SmolStr, SmolStr>,
+    /// As declared. Endpoints that were deployed together declare the same and share it: a region is 100,000 of them.
+    pub tags: Arc<[SmolStr]>,
+    /// As declared, and shared.
+    pub metadata: Arc<BTreeMap<SmolStr, SmolStr>>,
 }
 
 /// What a region tells of one service.
@@ -121,8 +122,8 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         weight: endpoint.instance.declared.weight,
         subset,
         degraded: endpoint.degraded,
-        tags: endpoint.instance.declared.tags.clone(),
-        metadata: endpoint.instance.declared.metadata.clone(),
+        tags: endpoint.instance.declared.tags.as_slice().into(),
+        metadata: endpoint.instance.declared.metadata.clone().into(),
     });
     let endpoints: Vec<RemoteEndpoint> = endpoints.collect();
     Summary {

@@ -29,8 +29,11 @@ fn body(n: usize, salt: usize) -> Bytes {
         weight: 100,
         subset: 0,
         degraded: false,
-        tags: vec!["v2".into()],
-        metadata: [("commit".into(), format!("{:07x}", if at == 0 { salt } else { n }).into())].into(),
+        tags: vec!["v2".into()].into(),
+        metadata: [("commit".into(), format!("{:07x}", if at == 0 { salt } else { n }).into())]
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into(),
     };
     let endpoints = (0..INSTANCES).map(endpoint).collect();
     let summary = Summary { subsets: vec![subset], endpoints, sampled: false, headroom: Some(2_000) };

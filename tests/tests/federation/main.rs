@@ -15,6 +15,7 @@ mod drains;
 mod instances;
 mod limits;
 mod load;
+mod memory;
 mod outages;
 mod partitions;
 mod propagation;
