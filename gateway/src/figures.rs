@@ -228,6 +228,7 @@ pub fn guardian(stats: Arc<GuardianStats>) -> Source {
             counter("meridian_expired_total", "Leases that it ended", &stats.expired),
             counter("meridian_removed_total", "Expired instances that it removed", &stats.removed),
             counter("meridian_check_verdicts_total", "Verdicts of health checks written", &stats.verdicts),
+            counter("meridian_loads_written_total", "Loads of services written", &stats.loads),
             counter(
                 "meridian_guardian_conflicts_total",
                 "Rulings overtaken by another write",

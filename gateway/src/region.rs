@@ -9,7 +9,7 @@ use crate::keeper::Command;
 use crate::lookup::watch::{Hub, WatchStats};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
-use meridian_model::instance::LeaseId;
+use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
 use meridian_model::rollout::Settings;
 use meridian_policies::Host;
@@ -46,7 +46,7 @@ pub struct Region {
     /// Who bears a token.
     pub verifier: Arc<Verifier>,
     /// Where heartbeats go.
-    pub beats: mpsc::Sender<LeaseId>,
+    pub beats: mpsc::Sender<Beat>,
     /// The keeper.
     pub keeper: mpsc::Sender<Command>,
     /// Ends what would wait: streams and long polls.
@@ -68,7 +68,7 @@ pub struct Parts {
     /// Who bears a token.
     pub verifier: Arc<Verifier>,
     /// Where heartbeats go.
-    pub beats: mpsc::Sender<LeaseId>,
+    pub beats: mpsc::Sender<Beat>,
     /// The keeper.
     pub keeper: mpsc::Sender<Command>,
     /// Where watched questions are evaluated.

@@ -49,6 +49,8 @@ pub struct Catalog {
     bindings: BTreeMap<(Namespace, Option<ServiceName>), (Arc<Binding>, u64)>,
     policies: BTreeMap<(PolicyName, PolicyVersion), (Arc<Manifest>, u64)>,
     drains: BTreeMap<Drained, (Arc<Drain>, u64)>,
+    /// What services carry, as their instances report it.
+    loads: BTreeMap<ServiceKey, u64>,
     neighbours: Neighbours,
     next_slot: u32,
 }
@@ -82,6 +84,7 @@ impl Catalog {
             bindings: BTreeMap::new(),
             policies: BTreeMap::new(),
             drains: BTreeMap::new(),
+            loads: BTreeMap::new(),
             neighbours: Neighbours::default(),
             next_slot: 0,
         }
@@ -182,6 +185,22 @@ impl Catalog {
     /// Ends a drain.
     pub fn remove_drain(&mut self, drained: &Drained) -> Touched {
         if self.drains.remove(drained).is_some() { self.all() } else { Touched::default() }
+    }
+
+    /// Notes what a service carries; none where nothing of it reports that. It is part of what other regions are told, and
+    /// of nothing that lookups here read.
+    pub fn set_load(&mut self, service: &ServiceKey, load: Option<u64>) -> Touched {
+        let before = match load {
+            Some(load) => self.loads.insert(service.clone(), load),
+            None => self.loads.remove(service),
+        };
+        if before == load { Touched::default() } else { Touched::one(service.clone()) }
+    }
+
+    /// What a service carries, where its instances report it.
+    #[must_use]
+    pub fn load(&self, service: &ServiceKey) -> Option<u64> {
+        self.loads.get(service).copied()
     }
 
     /// Notes what another region tells of a service, or that it tells nothing of it any more.
@@ -292,6 +311,12 @@ impl Catalog {
     #[must_use]
     pub fn is_drained(&self, region: &RegionName) -> bool {
         self.drains.contains_key(&(region.clone(), None))
+    }
+
+    /// Whose state it is.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        &self.region
     }
 
     /// Other regions.

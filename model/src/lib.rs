@@ -12,6 +12,7 @@ pub mod failover;
 pub mod guardian;
 pub mod incarnation;
 pub mod instance;
+pub mod load;
 pub mod locality;
 pub mod names;
 pub mod neighbours;

@@ -622,6 +622,8 @@ pub(super) struct Drained {
     draining: bool,
     index: u64,
     applied: bool,
+    /// A zone of another region that nothing is known of.
+    warning: Option<String>,
 }
 
 /// How a gateway that is ready stands.
