@@ -181,6 +181,13 @@ pub struct Activation {
     /// Whether it has soaked: from then on it is known to be good.
     #[serde(default)]
     pub soaked: bool,
+    /// When some gateway of the region first saw it fail; zero for never. The soak counts from there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_at: UnixMillis,
+}
+
+fn is_zero(at: &UnixMillis) -> bool {
+    at.0 == 0
 }
 
 /// The record of a binding.
@@ -235,6 +242,8 @@ pub struct Effective {
     pub candidate: Option<Candidate>,
     /// What answers when the active one cannot, in that order.
     pub last_good: Vec<Bound>,
+    /// What answered before the active one: what that is compared with until it has soaked.
+    pub before: Option<Bound>,
     /// Limits of `_default` and the service, intersected.
     pub limits: Limits,
     /// Labels of callers that reach the policy.
@@ -259,8 +268,10 @@ impl Effective {
             source,
             ..chosen.map_or_else(built_in, |binding| Self {
                 active: binding.active.clone(),
-                activation: binding.activation,
-                candidate: binding.candidate.clone(),
+                // Reports of failures change no answer.
+                activation: Activation { failed_at: UnixMillis(0), ..binding.activation },
+                candidate: binding.candidate.clone().map(|c| Candidate { fault: SmolStr::default(), ..c }),
+                before: binding.last_good.first().map(|former| former.bound.clone()),
                 last_good: binding.chain().cloned().collect(),
                 caller_labels: binding.caller_labels.clone(),
                 ..Self::only(binding.active.clone())
@@ -276,6 +287,7 @@ impl Effective {
             activation: Activation { soaked: true, ..Activation::default() },
             candidate: None,
             last_good: Vec::new(),
+            before: None,
             limits: Limits::default(),
             caller_labels: BTreeSet::new(),
             source: Source::BuiltIn,

@@ -139,8 +139,12 @@ impl Catalog {
         binding: Arc<Binding>,
         modified: u64,
     ) -> Touched {
-        let touched = self.bound_services(&namespace, service.as_ref());
-        self.bindings.insert((namespace, service), (binding, modified));
+        let place = (namespace, service);
+        // What changes no answer, such as the report of a failure, prepares nothing anew.
+        let effective = |binding: &Binding| Effective::of(Some(binding), None, &self.built_in);
+        let same = self.bindings.get(&place).is_some_and(|(b, _)| effective(b) == effective(&binding));
+        let touched = if same { Touched::default() } else { self.bound_services(&place.0, place.1.as_ref()) };
+        self.bindings.insert(place, (binding, modified));
         touched
     }
 

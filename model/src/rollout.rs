@@ -35,7 +35,7 @@ impl Binding {
     pub fn new(active: Bound, terms: Terms, now: UnixMillis) -> Self {
         Self {
             active,
-            activation: Activation { since: now, way: Way::Bound, soaked: false },
+            activation: Activation { since: now, ..Activation::default() },
             candidate: None,
             last_good: Vec::new(),
             limits: terms.limits,
@@ -79,7 +79,7 @@ impl Binding {
     }
 
     /// Gives up the candidate, if there is one; else what answered before answers again, and what was rolled back is not
-    /// kept among the former ones.
+    /// kept among the former ones, unless it was known to be good.
     ///
     /// # Errors
     /// There is neither a candidate nor a former version.
@@ -99,8 +99,12 @@ impl Binding {
         // What came between is younger than what is returned to, and was not good either.
         let Former { bound, soaked } =
             next.last_good.drain(..=at).next_back().ok_or(NotPossible::NothingToReturnTo)?;
-        next.active = bound;
-        next.activation = Activation { since: now, way: Way::RolledBack, soaked };
+        let gone = std::mem::replace(&mut next.active, bound);
+        // An operator may change its mind about what is known to be good; what failed is not kept.
+        if next.activation.soaked && to == Return::Before {
+            next.last_good.insert(0, Former { bound: gone, soaked: true });
+        }
+        next.activation = Activation { since: now, way: Way::RolledBack, soaked, ..Activation::default() };
         Ok(next)
     }
 
@@ -130,7 +134,7 @@ impl Binding {
             *count += 1;
             *count <= LAST_GOOD_KEPT
         });
-        self.activation = Activation { since: now, way, soaked: again };
+        self.activation = Activation { since: now, way, soaked: again, ..Activation::default() };
     }
 }
 
@@ -184,9 +188,12 @@ impl Default for Settings {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// Lookups of the service, whoever answered them.
+    /// Lookups of callers whose answers by both versions were compared.
     #[serde(default)]
     pub lookups: u64,
+    /// Of those that it answered, how many since it last failed.
+    #[serde(default)]
+    pub clean: u64,
     /// Those that the version answered; of a shadow, those that it was asked beside the active one.
     #[serde(default)]
     pub answered: u64,
@@ -230,6 +237,7 @@ impl Evidence {
     pub fn add(&mut self, other: &Self) {
         self.lookups = self.lookups.saturating_add(other.lookups);
         self.answered = self.answered.saturating_add(other.answered);
+        self.clean = self.clean.saturating_add(other.clean);
         self.faults = self.faults.saturating_add(other.faults);
         if !other.last_fault.is_empty() {
             self.last_fault = other.last_fault.clone();
@@ -278,7 +286,7 @@ pub enum Trial {
     Active {
         /// How it became active.
         way: Way,
-        /// For how long it has been, in milliseconds.
+        /// For how long it has been, or since some gateway saw it fail, in milliseconds.
         age_millis: u64,
     },
 }
@@ -316,9 +324,7 @@ pub fn judge(trial: Trial, evidence: &Evidence, settings: &Settings) -> Verdict 
     }
     match trial {
         Trial::Active { age_millis, .. }
-            if age_millis >= settings.soak_millis
-                && evidence.answered >= settings.soak_lookups
-                && evidence.faults == 0 =>
+            if age_millis >= settings.soak_millis && evidence.clean >= settings.soak_lookups =>
         {
             Verdict::Good
         }

@@ -168,6 +168,8 @@ pub(crate) struct Clerk {
     /// The clock that decides who is evicted: the front is looked at next.
     clock: VecDeque<u32>,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// Candidates that rest.
+    pub(crate) stage_timers: BinaryHeap<Reverse<(Instant, u32)>>,
     /// Of the services whose bindings are observed.
     pub(crate) books: HashMap<u32, Book>,
     pub(crate) shadows: std::sync::mpsc::Sender<shadow::Task>,
@@ -201,6 +203,7 @@ impl Clerk {
             workers: BTreeMap::new(),
             clock: VecDeque::new(),
             timers: BinaryHeap::new(),
+            stage_timers: BinaryHeap::new(),
             books: HashMap::new(),
             shadows,
         }
@@ -208,11 +211,18 @@ impl Clerk {
 
     /// When it wants to be woken although no command came.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let timers = [&self.timers, &self.stage_timers];
+        timers.into_iter().filter_map(|timers| timers.peek().map(|Reverse((at, _))| *at)).min()
     }
 
     /// Bans that ended by `now`.
     pub(crate) fn handle_timers(&mut self, now: Instant) {
+        while let Some(Reverse((at, slot))) = self.stage_timers.peek().copied()
+            && at <= now
+        {
+            self.stage_timers.pop();
+            self.stage(slot, now);
+        }
         while let Some(Reverse((at, slot))) = self.timers.peek().copied() {
             if at > now {
                 return;
@@ -482,13 +492,16 @@ impl Clerk {
     }
 
     fn settle(&mut self, prepared: Prepared, workers: &[usize], first_group: u64, now: Instant) {
-        let Prepared { slot, views, faults, rows, watched } = prepared;
+        let Prepared { slot, views, faults, of_callers, rows, watched } = prepared;
         if !self.services.contains_key(&slot) {
             return;
         }
         self.leave_groups(slot);
         if let Some((_, view)) = views.first() {
             self.observe(slot, &view.snapshot, watched);
+        }
+        if let Some(book) = self.books.get_mut(&slot) {
+            of_callers.iter().for_each(|(bound, fault)| book.failed(bound, fault));
         }
         let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
         for group in &groups {
@@ -543,7 +556,13 @@ impl Clerk {
             if let Some(book) = self.books.get_mut(&slot) {
                 book.failed(&bound, &fault);
             }
+            let candidate = entry.latest.binding.candidate.as_ref().is_some_and(|c| c.bound == bound);
             let until = entry.ban(bound, fault, now);
+            if candidate {
+                // Nothing of the active version is lost.
+                self.stage_timers.push(Reverse((until, slot)));
+                return;
+            }
             self.timers.push(Reverse((until, slot)));
             // Whoever shared a cell with it has lost that cell too.
             let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
@@ -556,6 +575,9 @@ impl Clerk {
 
     fn evaluate(&mut self, question: Evaluate) {
         self.counters.evaluations.fetch_add(1, Ordering::Relaxed);
+        if let Some(book) = self.books.get_mut(&question.snapshot.slot) {
+            book.asked(question.caller.id);
+        }
         let ready = self.services.get(&question.snapshot.slot).and_then(|entry| {
             let built = entry.built.as_ref().and_then(|b| b.views.get(&question.caller.id));
             let views = [built, entry.evaluated.get(&question.caller.id)];
@@ -611,7 +633,7 @@ impl Clerk {
     }
 
     /// Forgets services that were not used lately until the budget is kept.
-    fn evict(&mut self) {
+    pub(crate) fn evict(&mut self) {
         // Twice around: the first time takes the marks away.
         let mut looks = 2 * self.clock.len();
         while self.bytes > self.budget && looks > 0 {
@@ -648,7 +670,11 @@ fn lane_of(library: &Library, binding: &Effective) -> LaneName {
 }
 
 pub(crate) fn canary_lane(library: &Library, binding: &Effective) -> LaneName {
-    binding.candidate.as_ref().map_or(LaneName::House, |c| lane_of_version(library, &c.bound.version))
+    binding
+        .candidate
+        .as_ref()
+        .filter(|c| c.threshold() > 0)
+        .map_or(LaneName::House, |c| lane_of_version(library, &c.bound.version))
 }
 
 fn lane_of_version(library: &Library, version: &PolicyVersion) -> LaneName {

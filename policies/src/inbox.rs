@@ -1,7 +1,6 @@
 //! How prepared cells reach the worker that will call them: moved, never shared, and never waited for.
 
 use crate::callers::CallerId;
-use crate::canary::Split;
 use crate::cell::{Cell, Handle};
 use crate::limits::MAX_UNDELIVERED;
 use crate::preparation::Parcel;
@@ -36,8 +35,8 @@ pub(crate) enum News {
 pub(crate) struct CanaryParcel {
     pub(crate) slot: u32,
     pub(crate) cell: Cell,
-    pub(crate) split: Split,
-    pub(crate) views: Vec<(CallerId, Arc<View>, Handle)>,
+    /// The views, with the identity of what a caller without key gets from both sides.
+    pub(crate) views: Vec<(CallerId, Arc<View>, Handle, u128)>,
 }
 
 /// One worker's inbox. The lock is held for moving a few words only, and the worker never waits for it.

@@ -89,8 +89,14 @@ pub(crate) const MAX_UNDELIVERED: usize = 64;
 /// Versions in the library, standard ones included. Each compiled one is some 0.2 to 10 MiB of code.
 pub const MAX_VERSIONS: usize = 256;
 
-/// Services that have a shadow at once; the others' shadows wait. Each has an instance of its own.
+/// Services that have a shadow at once; beyond, the oldest goes. Each has an instance of its own.
 pub(crate) const MAX_SHADOWS: usize = 512;
+
+/// Estimated size of all shadows' instances.
+pub(crate) const MAX_SHADOW_BYTES: usize = 64 * 1024 * 1024;
+
+/// Callers of one service that a shadow is asked for: enough to see what it would change.
+pub(crate) const MAX_SHADOW_CALLERS: usize = 64;
 
 /// Sampled lookups that wait at one worker for the shadows; one more is not sampled.
 pub(crate) const MAX_SAMPLES: usize = 256;

@@ -16,8 +16,9 @@ use meridian_model::time::UnixMillis;
 use smol_str::format_smolstr;
 use std::sync::Arc;
 
-/// What one worker counts of one caller of an observed service.
+/// What one worker counts of one caller of an observed service, on a cache line that no other worker writes.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Counts {
     pub(crate) lookups: Own,
     /// Those that the canary was asked in.
@@ -30,6 +31,8 @@ pub(crate) struct Watched {
     pub(crate) caller: CallerId,
     /// One for each worker.
     pub(crate) counts: Vec<Arc<Counts>>,
+    /// Whether the active version answers this caller, and not what stands in for it.
+    pub(crate) answers: bool,
     /// The active version beside the one before it.
     pub(crate) active: Option<Contrast>,
 }
@@ -78,6 +81,9 @@ pub(crate) struct Book {
 struct Row {
     caller: CallerId,
     counts: Vec<(Arc<Counts>, u64, u64)>,
+    /// Lookups that were not made at a worker.
+    asked: u64,
+    answers: bool,
     active: Option<Contrast>,
     candidate: Option<Contrast>,
 }
@@ -117,11 +123,12 @@ impl Book {
         if self.sets.len() >= MAX_SETS {
             self.sets.remove(0);
         }
-        let rows = watched.into_iter().map(|Watched { caller, counts, active }| {
+        let rows = watched.into_iter().map(|Watched { caller, counts, answers, active }| {
             // Until it is compared anew, the candidate's answer is taken to be as it was.
             let last = self.sets.last().and_then(|set| set.iter().find(|row| row.caller == caller));
             let candidate = last.and_then(|row| row.candidate.clone());
-            Row { caller, counts: counts.into_iter().map(|c| (c, 0, 0)).collect(), active, candidate }
+            let counts = counts.into_iter().map(|c| (c, 0, 0)).collect();
+            Row { caller, counts, asked: 0, answers, active, candidate }
         });
         let rows = rows.collect();
         self.sets.push(rows);
@@ -137,6 +144,15 @@ impl Book {
         }
     }
 
+    /// A lookup was answered off the workers' path: several endpoints, all of them, or for a watch.
+    pub(crate) fn asked(&mut self, caller: CallerId) {
+        if let Some(row) =
+            self.sets.last_mut().and_then(|set| set.iter_mut().find(|row| row.caller == caller))
+        {
+            row.asked += 1;
+        }
+    }
+
     /// One of the versions failed.
     pub(crate) fn failed(&mut self, bound: &Bound, fault: &Fault) {
         let candidate = self.binding.candidate.as_ref().is_some_and(|c| c.bound == *bound);
@@ -146,6 +162,7 @@ impl Book {
             false => return,
         };
         evidence.faults += 1;
+        evidence.clean = 0;
         evidence.last_fault = format_smolstr!("{fault}");
     }
 
@@ -162,20 +179,24 @@ impl Book {
     fn collect(&mut self) {
         let canary = self.binding.candidate.as_ref().is_some_and(|c| c.stage == Stage::Canary);
         for row in self.sets.iter_mut().flatten() {
-            let (mut lookups, mut tried) = (0, 0);
+            let (mut lookups, mut tried) = (std::mem::take(&mut row.asked), 0);
             for (counts, seen, seen_tried) in &mut row.counts {
                 let (now, now_tried) = (counts.lookups.get(), counts.canary.get());
                 lookups += now.saturating_sub(*seen);
                 tried += now_tried.saturating_sub(*seen_tried);
                 (*seen, *seen_tried) = (now, now_tried);
             }
-            self.active.answered += lookups.saturating_sub(tried);
+            if row.answers {
+                self.active.answered += lookups.saturating_sub(tried);
+                self.active.clean += lookups.saturating_sub(tried);
+            }
             if let Some(contrast) = &row.active {
                 self.active.lookups += lookups;
                 self.active.clamped = self.active.clamped.max(contrast.clamped);
                 contrast.weigh(lookups, &mut self.active);
             }
             self.candidate.answered += tried;
+            self.candidate.clean += tried;
             if let Some(contrast) = &row.candidate {
                 self.candidate.lookups += lookups;
                 let changed = self.candidate.changed;

@@ -17,6 +17,8 @@ pub struct Routed<'a> {
     pub plan: usize,
     key: Option<u64>,
     words: Words,
+    /// See [`Routed::identified`].
+    whole: Option<u128>,
 }
 
 /// Who chose an endpoint.
@@ -118,7 +120,22 @@ fn hash_there(place: Place<'_>) -> u64 {
 
 impl<'a> Routed<'a> {
     pub(crate) fn new(view: &'a Arc<View>, plan: usize, key: Option<u64>, words: Words) -> Self {
-        Self { view, plan, key, words }
+        Self { view, plan, key, words, whole: None }
+    }
+
+    /// Where two versions share the lookups without key, what both give together identifies the answer.
+    #[inline]
+    pub(crate) fn identified(self, whole: Option<u128>) -> Self {
+        Self { whole, ..self }
+    }
+
+    /// The identity of what this caller gets: see [`View::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        match (self.key, self.whole) {
+            (None, Some(whole)) => whole,
+            (key, _) => self.view.fingerprint(key.map(|key| (self.plan, key))),
+        }
     }
 
     /// The best endpoint. It may receive traffic in `current`, also where the view was prepared for another snapshot.

@@ -61,6 +61,8 @@ pub(crate) struct Prepared {
     pub(crate) faults: Vec<(Bound, Fault)>,
     /// Which of the batch's rows of cells it uses.
     pub(crate) rows: Vec<usize>,
+    /// Failures for single callers: the policy goes on for the others.
+    pub(crate) of_callers: Vec<(Bound, Fault)>,
     /// The counters that workers were given.
     pub(crate) watched: Vec<Watched>,
 }
@@ -317,10 +319,8 @@ fn chain(
 ) {
     let binding = &order.snapshot.binding;
     let uploaded = library.get(&binding.active.version).is_none_or(|c| !c.is_standard());
-    // An uploaded policy may still trap in `route`: then its predecessor answers in that lookup, so it stands ready. And
-    // what has yet to soak is compared with it.
-    let compared = !binding.activation.soaked;
-    let wants = |place: usize| uploaded || compared || !matches!(active.seats.get(place), Some(Some(Ok(_))));
+    // An uploaded policy may still trap in `route`: then its predecessor answers in that lookup, so it stands ready.
+    let wants = |place: usize| uploaded || !matches!(active.seats.get(place), Some(Some(Ok(_))));
     let mut open: Vec<usize> = (0..order.callers.len()).filter(|place| wants(*place)).collect();
     let mut formers: Vec<Attempt<'_>> = Vec::new();
     for bound in &binding.last_good {
@@ -347,7 +347,21 @@ fn chain(
         attempt.row = push_row(row.cells, batch);
         formers.push(attempt);
     }
-    settle(workers, order, &active, &formers, faults, batch);
+    let before = predecessor(library, order);
+    settle(workers, order, &active, &formers, &before, faults, batch);
+}
+
+/// What answered before the active version gives each caller, for comparison only: its instance is not kept.
+fn predecessor(library: &Library, order: &Order) -> Vec<Option<Arc<ReadyPlans>>> {
+    let binding = &order.snapshot.binding;
+    let bound = binding.before.as_ref().filter(|_| !binding.activation.soaked);
+    let Some((bound, compiled)) = bound.and_then(|b| Some((b, allowed(library, order, b).ok()?))) else {
+        return Vec::new();
+    };
+    let callers = order.callers.iter().map(AsRef::as_ref).collect();
+    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
+    let row = make_row(&compiled, 1, &[guest]);
+    row.seats.into_iter().flatten().map(|seat| seat.ok().map(|seated| seated.plans)).collect()
 }
 
 fn settle(
@@ -355,6 +369,7 @@ fn settle(
     order: &Order,
     active: &Attempt<'_>,
     formers: &[Attempt<'_>],
+    before: &[Option<Arc<ReadyPlans>>],
     faults: Vec<(Bound, Fault)>,
     batch: &mut Batch,
 ) {
@@ -365,7 +380,7 @@ fn settle(
     };
     let mut posts: Vec<Vec<Post>> = (0..workers).map(|_| Vec::new()).collect();
     let mut views = Vec::new();
-    let mut watched = Vec::new();
+    let (mut watched, mut of_callers) = (Vec::new(), Vec::new());
     let observed = order.snapshot.binding.is_observed();
     for (place, known) in order.callers.iter().enumerate() {
         let ran = |attempt: &Attempt<'_>| match attempt.seats.get(place) {
@@ -393,15 +408,17 @@ fn settle(
         if let (Some(_), Some(Some(Err(fault)))) = (active.row, active.seats.get(place)) {
             // Where there is no row, the whole policy failed and was counted once.
             batch.faults.push(fault.kind);
+            of_callers.push((active.bound.clone(), fault.clone()));
         }
         let counts: Vec<Arc<Counts>> =
             (0..if observed { workers } else { 0 }).map(|_| Arc::new(Counts::default())).collect();
         if observed {
-            let contrast = main
-                .as_ref()
-                .zip(second.as_ref())
-                .map(|((now, ..), (before, ..))| Contrast::of(&before.plans, &now.plans, &order.snapshot));
-            watched.push(Watched { caller: known.id, counts: counts.clone(), active: contrast });
+            let before = before.get(place).and_then(Option::as_ref);
+            let contrast = main.as_ref().zip(before);
+            let contrast =
+                contrast.map(|((now, ..), before)| Contrast::of(before, &now.plans, &order.snapshot));
+            let answers = main.is_some();
+            watched.push(Watched { caller: known.id, counts: counts.clone(), answers, active: contrast });
         }
         let (first, standby) = match (main, second) {
             (Some(main), second) => (Some(main), second),
@@ -431,7 +448,7 @@ fn settle(
     for (parcel, posts) in batch.parcels.iter_mut().zip(posts) {
         parcel.services.push((slot, posts));
     }
-    batch.prepared.push(Prepared { slot, views, faults, rows, watched });
+    batch.prepared.push(Prepared { slot, views, faults, of_callers, rows, watched });
 }
 
 /// A canary to prepare, for the callers of the active version.

@@ -10,7 +10,9 @@ use crate::clerk::Command;
 use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::Library;
-use crate::limits::{MAX_SAMPLES, MAX_SHADOWS, SHADOW_PART, SHADOW_TICK};
+use crate::limits::{
+    MAX_SAMPLES, MAX_SHADOW_BYTES, MAX_SHADOW_CALLERS, MAX_SHADOWS, SHADOW_PART, SHADOW_TICK,
+};
 use crate::pick::{Pick, Routed};
 use crate::view::{Outcome, View};
 use meridian_model::binding::Bound;
@@ -133,12 +135,19 @@ struct Seat {
     changed: f64,
 }
 
+/// Lets others have the core: whatever was done since `begun` was one part in [`SHADOW_PART`].
+fn rest(begun: Instant) {
+    std::thread::sleep(begun.elapsed() * (SHADOW_PART - 1));
+}
+
 /// The thread's own.
 pub(crate) struct Runner {
     library: Arc<Library>,
     clerk: Sender<Command>,
     orders: VecDeque<Order>,
     stands: HashMap<u32, Stand>,
+    /// Services with a shadow, in the order in which they were prepared.
+    ages: VecDeque<u32>,
     logs: Vec<Arc<Log>>,
     buffer: Vec<Sample>,
 }
@@ -146,7 +155,15 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(library: Arc<Library>, clerk: Sender<Command>) -> Self {
         let (orders, stands) = (VecDeque::new(), HashMap::new());
-        Self { library, clerk, orders, stands, logs: Vec::new(), buffer: Vec::with_capacity(MAX_SAMPLES) }
+        Self {
+            library,
+            clerk,
+            orders,
+            stands,
+            ages: VecDeque::new(),
+            logs: Vec::new(),
+            buffer: Vec::with_capacity(MAX_SAMPLES),
+        }
     }
 
     /// Works until the clerk is gone.
@@ -166,11 +183,10 @@ impl Runner {
             first.into_iter().chain(tasks.try_iter()).for_each(|task| self.take(task));
             let begun = Instant::now();
             self.ask();
+            rest(begun);
             if let Some(order) = self.orders.pop_front() {
                 self.prepare(&order);
             }
-            // Whatever the shadows cost, most of the core is for others.
-            std::thread::sleep((begun.elapsed() * (SHADOW_PART - 1)).min(Duration::from_secs(1)));
         }
     }
 
@@ -199,9 +215,7 @@ impl Runner {
         let slot = order.snapshot.slot;
         match self.stand(order) {
             Ok((stand, contrasts)) => {
-                if self.stands.len() < MAX_SHADOWS || self.stands.contains_key(&slot) {
-                    self.stands.insert(slot, stand);
-                }
+                self.seat(slot, stand);
                 self.tell(Command::Compared { slot, bound: order.bound.clone(), contrasts });
             }
             Err(fault) => {
@@ -214,10 +228,14 @@ impl Runner {
     fn stand(&self, order: &Order) -> Result<(Stand, Vec<(CallerId, Contrast)>), Fault> {
         let missing = || Fault::new(FaultKind::Missing, "");
         let compiled = self.library.get(&order.bound.version).ok_or_else(missing)?;
+        let begun = Instant::now();
         let mut cell = Cell::new(&compiled)?;
-        let router = cell.open(&order.bound.config, &Service::of(&order.snapshot))?;
+        let opened = cell.open(&order.bound.config, &Service::of(&order.snapshot));
+        rest(begun);
+        let router = opened?;
         let (mut seats, mut contrasts) = (HashMap::new(), Vec::new());
-        for (known, active) in &order.callers {
+        for (known, active) in order.callers.iter().take(MAX_SHADOW_CALLERS) {
+            let begun = Instant::now();
             let handle = cell.admit(router, &Caller::of(&known.caller))?;
             let plans = plan::expand(&cell.plans(handle)?, &order.snapshot)
                 .map_err(|nonsense| Fault::new(FaultKind::Plans, nonsense.to_string()))?;
@@ -228,8 +246,24 @@ impl Runner {
             let changed = contrast.changed;
             contrasts.push((known.id, contrast));
             seats.insert(known.id, Seat { handle, active: Arc::clone(active), shadow, changed });
+            rest(begun);
         }
         Ok((Stand { bound: order.bound.clone(), cell, seats }, contrasts))
+    }
+
+    /// Keeps a stand; where there is no room, the oldest goes.
+    fn seat(&mut self, slot: u32, stand: Stand) {
+        self.stands.remove(&slot);
+        self.ages.retain(|of| *of != slot);
+        let bytes = |stand: &Stand| stand.cell.estimated_bytes();
+        let mut sum = bytes(&stand) + self.stands.values().map(bytes).sum::<usize>();
+        while (sum > MAX_SHADOW_BYTES || self.stands.len() >= MAX_SHADOWS)
+            && let Some(oldest) = self.ages.pop_front()
+        {
+            sum -= self.stands.remove(&oldest).as_ref().map_or(0, bytes);
+        }
+        self.ages.push_back(slot);
+        self.stands.insert(slot, stand);
     }
 
     /// Asks the shadows what was sampled, for as long as one tick may take.

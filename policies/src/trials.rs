@@ -12,7 +12,7 @@ use meridian_model::binding::{Bound, Stage};
 use meridian_model::contrast::Contrast;
 use meridian_model::snapshot::Snapshot;
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -118,13 +118,20 @@ impl Clerk {
             }
             let Some(entry) = self.services.get_mut(&slot) else { return };
             let until = entry.ban(bound.clone(), fault, now);
-            self.timers.push(Reverse((until, slot)));
+            self.stage_timers.push(Reverse((until, slot)));
         }
         let Some(split) = Split::of(&order.snapshot) else { return };
         let Some(built) = self.services.get_mut(&slot).and_then(|entry| entry.built.as_mut()) else { return };
         if views.is_empty() {
             return;
         }
+        let active: HashMap<CallerId, &Arc<View>> =
+            order.callers.iter().map(|(known, view)| (known.id, view)).collect();
+        let tag = |(caller, view, _): &(CallerId, Arc<View>, Vec<crate::cell::Handle>)| {
+            Some((*caller, split.merge(active.get(caller)?, view).fingerprint(None)))
+        };
+        let tags: HashMap<CallerId, u128> = views.iter().filter_map(tag).collect();
+        let bytes = bytes + views.iter().map(|(_, view, _)| view.estimated_bytes()).sum::<usize>();
         let group = self.next_group;
         self.next_group += 1;
         built.groups.push(group);
@@ -134,12 +141,13 @@ impl Clerk {
         for (at, (cell, worker)) in cells.into_iter().zip(workers).enumerate() {
             let Some(inbox) = self.workers.get(worker) else { continue };
             let seat = |(caller, view, handles): &(CallerId, Arc<View>, Vec<crate::cell::Handle>)| {
-                Some((*caller, Arc::clone(view), *handles.get(at)?))
+                Some((*caller, Arc::clone(view), *handles.get(at)?, *tags.get(caller)?))
             };
             let views = views.iter().filter_map(seat).collect();
-            let dropped = inbox.put(News::Canary(CanaryParcel { slot, cell, split, views }));
+            let dropped = inbox.put(News::Canary(CanaryParcel { slot, cell, views }));
             self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
         }
+        self.evict();
     }
 
     /// A candidate was compared with the active version.

@@ -84,6 +84,8 @@ pub struct View {
     pub policy: PolicyName,
     /// Its version.
     pub version: PolicyVersion,
+    /// What it was opened with: the same version may stand twice in a binding.
+    pub(crate) config: SmolStr,
     /// Whose answer it is.
     pub outcome: Outcome,
     /// Of the snapshot, which is then not touched by lookups.
@@ -111,6 +113,7 @@ impl View {
             plans,
             policy: bound.policy.clone(),
             version: bound.version,
+            config: bound.config.clone(),
             outcome,
             native: OnceLock::new(),
             fingerprint: OnceLock::new(),
@@ -145,6 +148,7 @@ impl View {
             plans,
             policy: self.policy.clone(),
             version: self.version,
+            config: self.config.clone(),
             outcome,
             native: OnceLock::new(),
             fingerprint: OnceLock::new(),

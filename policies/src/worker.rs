@@ -77,6 +77,18 @@ struct Canary {
     split: Split,
     view: Arc<View>,
     seat: Seat,
+    /// The identity of what a caller without key gets from both sides.
+    whole: u128,
+}
+
+impl Canary {
+    /// Whether a lookup is its own by the newest binding, also where the service has yet to be prepared for that.
+    fn takes(&self, newest: &Snapshot, prepared: &View, words: Words) -> bool {
+        if newest.serial == prepared.serial {
+            return self.split.takes(words);
+        }
+        is_canary_of(newest, &self.bound) && Split::of(newest).is_some_and(|split| split.takes(words))
+    }
 }
 
 /// What answers a lookup: a caller's place at the service, whose view, and the plan in it.
@@ -183,7 +195,10 @@ impl Worker {
         let words = Words::of(key.unwrap_or(seed));
         let routed = self.route(snapshot, caller, key, words);
         match routed.and_then(|found| Some((self.view(snapshot.slot, found)?, found.plan))) {
-            Some((view, plan)) => Lookup::Routed(Routed::new(view, plan, key, words)),
+            Some((view, plan)) => {
+                let whole = routed.and_then(|found| self.whole(snapshot.slot, found));
+                Lookup::Routed(Routed::new(view, plan, key, words).identified(whole))
+            }
             None => {
                 self.counters.cold.add(1);
                 Lookup::Cold(self.shared.ask(self.number, snapshot, caller))
@@ -220,7 +235,8 @@ impl Worker {
             reason = "looked at two lines above; borrows cannot be returned from within a branch"
         )]
         let view = view.expect("a view that was there a moment ago");
-        Routed::new(view, plan, key, words)
+        let whole = found.and_then(|found| self.whole(snapshot.slot, found));
+        Routed::new(view, plan, key, words).identified(whole)
     }
 
     /// Takes what the preparers have made ready and gives back what is no longer needed. Lookups do it too; a thread that
@@ -245,6 +261,13 @@ impl Worker {
             self.shared.send(Command::Again(lost));
         }
         self.shared.bury(remains);
+    }
+
+    /// The identity of an answer without key where a canary takes part.
+    #[inline]
+    fn whole(&self, slot: u32, found: Found) -> Option<u128> {
+        let desk = self.services.get(slot as usize)?.desks.get(found.place)?;
+        Some(desk.trial.as_ref()?.canary.as_ref()?.whole)
     }
 
     #[inline]
@@ -316,7 +339,8 @@ impl Worker {
         let trial = desk.trial.as_mut()?;
         trial.counts.lookups.add(1);
         let mut failed = None;
-        if let Some(canary) = trial.canary.as_ref().filter(|canary| canary.split.takes(words)) {
+        if let Some(canary) = trial.canary.as_ref().filter(|canary| canary.takes(snapshot, &desk.view, words))
+        {
             trial.counts.canary.add(1);
             self.counters.calls.add(1);
             match self.cells.route(canary.seat, &canary.view.plans, key, words) {
@@ -466,17 +490,19 @@ impl Worker {
 
     /// Puts a canary beside what was prepared of a service.
     fn unpack_canary(&mut self, parcel: CanaryParcel, remains: &mut Remains) {
-        let CanaryParcel { slot, cell, split, views } = parcel;
+        let CanaryParcel { slot, cell, views } = parcel;
         let housed = self.cells.house(cell);
         let Some(warm) = self.services.get_mut(slot as usize) else {
             return self.cells.clear_if_empty(housed, remains);
         };
-        for (caller, view, handle) in views {
+        for (caller, view, handle, whole) in views {
             let Some(desk) = warm.place(caller).and_then(|place| warm.desks.get_mut(place)) else { continue };
             let Some(trial) = &mut desk.trial else { continue };
             let candidate = view.snapshot.binding.candidate.as_ref();
             let Some(bound) = candidate.map(|candidate| candidate.bound.clone()) else { continue };
-            let canary = Canary { bound, split, view, seat: Seat { cell: housed, handle } };
+            // How lookups are parted is what the service's newest preparation says, not what this one began with.
+            let Some(split) = Split::of(&desk.view.snapshot) else { continue };
+            let canary = Canary { bound, split, view, whole, seat: Seat { cell: housed, handle } };
             // The binding may have changed while it was being prepared.
             if is_wanted(&canary, &desk.view) {
                 self.cells.enter(housed);
@@ -533,8 +559,12 @@ impl Canary {
 
 /// Whether the binding in force still has this canary.
 fn is_wanted(canary: &Canary, active: &View) -> bool {
-    let candidate = active.snapshot.binding.candidate.as_ref();
-    candidate.is_some_and(|c| c.stage == Stage::Canary && c.bound == canary.bound)
+    is_canary_of(&active.snapshot, &canary.bound) && Split::of(&active.snapshot).is_some()
+}
+
+fn is_canary_of(snapshot: &Snapshot, bound: &Bound) -> bool {
+    let candidate = snapshot.binding.candidate.as_ref();
+    candidate.is_some_and(|c| c.stage == Stage::Canary && c.bound == *bound)
 }
 
 impl Warm {
@@ -615,10 +645,14 @@ impl Cells {
     }
 }
 
+/// The same version may stand in a binding with two configs.
+fn is_of(view: &View, bound: &Bound) -> bool {
+    view.version == bound.version && view.policy == bound.policy && view.config == bound.config
+}
+
 /// What the clerk must know of a failure: which policy is to rest, or only that the service lost its cell.
 fn report(slot: u32, view: &View, failure: &Failure) -> Command {
     let mut bound = view.snapshot.binding.versions();
-    let culprit: Option<Bound> =
-        bound.find(|b| b.version == view.version && b.policy == view.policy && failure.own).cloned();
+    let culprit: Option<Bound> = bound.find(|b| is_of(view, b) && failure.own).cloned();
     Command::Failed { slot, culprit, fault: failure.fault.clone() }
 }

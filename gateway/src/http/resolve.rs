@@ -161,7 +161,7 @@ fn answer(region: &Region, plain: &Plain<'_>) -> Fast<Response> {
             Lookup::Cold(pending) => Some(Err(pending)),
             Lookup::Routed(routed) => {
                 single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
-                etag = Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))));
+                etag = Some(tag(routed.fingerprint()));
                 Some(Ok(()))
             }
         }
@@ -516,7 +516,7 @@ pub(super) fn answer_now<B>(region: &Region, request: &http::Request<B>) -> Opti
     let etag = with_worker(region, &plain, |worker, snapshot, caller, seed| {
         let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
         single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
-        Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))))
+        Some(tag(routed.fingerprint()))
     })??;
     Some(json_response(out, Some(&etag)))
 }

@@ -60,6 +60,10 @@ fn a_roll_back_gives_up_the_candidate_first_and_forgets_what_was_bad() {
     let back = without.roll_back(Return::Before, at(5)).unwrap();
     assert_eq!((back.active.clone(), chain(&back)), (bound("a"), vec![]));
     assert_eq!(back.activation.way, Way::RolledBack);
+    // What was known to be good is not lost by an operator's change of mind.
+    let back = then(&first("a"), "b").soaked().roll_back(Return::Before, at(6)).unwrap();
+    assert_eq!((back.active.clone(), chain(&back)), (bound("a"), vec![bound("b")]));
+    let back = without.roll_back(Return::Before, at(5)).unwrap();
     assert_eq!(back.roll_back(Return::Before, at(6)), Err(NotPossible::NothingToReturnTo));
 }
 
@@ -67,7 +71,7 @@ fn a_roll_back_gives_up_the_candidate_first_and_forgets_what_was_bad() {
 fn promotion_needs_a_candidate_and_begins_a_soak() {
     assert_eq!(first("a").promote(false, at(2)), Err(NotPossible::NoCandidate));
     let promoted = first("a").soaked().try_out(canary("b", 5.0), at(2)).promote(false, at(7)).unwrap();
-    assert_eq!(promoted.activation, Activation { since: at(7), way: Way::Promoted, soaked: false });
+    assert_eq!(promoted.activation, Activation { since: at(7), way: Way::Promoted, ..Activation::default() });
     assert_eq!((promoted.candidate, chain(&first("a"))), (None, vec![]));
 }
 
@@ -88,7 +92,7 @@ fn thresholds_are_parts_of_all_words() {
 }
 
 fn evidence(lookups: u64) -> Evidence {
-    Evidence { lookups, answered: lookups, ..Evidence::default() }
+    Evidence { lookups, answered: lookups, clean: lookups, ..Evidence::default() }
 }
 
 fn promoted(age_millis: u64) -> Trial {
@@ -101,8 +105,9 @@ fn soaking_takes_time_and_lookups_without_a_fault() {
     assert_eq!(judge(promoted(999), &evidence(1_000), &settings), Verdict::Wait);
     assert_eq!(judge(promoted(1_000), &evidence(99), &settings), Verdict::Wait);
     assert_eq!(judge(promoted(1_000), &evidence(100), &settings), Verdict::Good);
-    let failed_once = Evidence { faults: 1, ..evidence(100) };
-    assert_eq!(judge(promoted(1_000), &failed_once, &settings), Verdict::Wait);
+    // Nothing but lookups without a failure since the last one count.
+    let failed_lately = Evidence { faults: 1, clean: 99, ..evidence(1_000) };
+    assert_eq!(judge(promoted(1_000), &failed_lately, &settings), Verdict::Wait);
 }
 
 #[test]
