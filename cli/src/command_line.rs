@@ -52,6 +52,9 @@ pub(crate) enum Command {
     /// Build, upload, bind and list policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Compile one module for a gateway, which starts this itself
+    #[command(hide = true, name = meridian_gateway::gateway::POLICY_COMPILER)]
+    PolicyCompiler(policy::compiler::Arguments),
 }
 
 impl Command {
@@ -82,6 +85,8 @@ impl Command {
             Self::Services(arguments) => services::run(arguments, global).await,
             Self::Regions(arguments) => regions::run(arguments, global).await,
             Self::Policy(command) => policy::run(command, global).await,
+            // Has ended before there was a runtime.
+            Self::PolicyCompiler(_) => Ok(()),
         }
     }
 }

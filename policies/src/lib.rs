@@ -16,16 +16,23 @@
 //!
 //! Only this crate knows the engine; nothing of it is in the public interface.
 
+mod artefact;
 mod callers;
+mod carried;
 mod cell;
 mod clerk;
+mod compiler;
 mod contract;
+mod corpus;
 mod drawn;
 mod fault;
 mod fingerprint;
+mod frame;
 mod gate;
 mod host;
 mod inbox;
+mod inspection;
+mod jail;
 mod library;
 mod limits;
 mod pick;
@@ -37,13 +44,17 @@ mod view;
 mod worker;
 
 pub use callers::CallerId;
+pub use carried::Carried;
+pub use compiler::Compiler;
 pub use fault::{Fault, FaultKind};
 pub use gate::{Rejected, Report};
 pub use host::{Evaluation, Host, HostConfig, HostError};
+pub use jail::policy_compiler;
 pub use library::{Compiled, Library, LibraryFull};
 pub use limits::{COLD_WAIT, MAX_MEMORY_BYTES, MAX_MODULE_BYTES, MAX_VERSIONS, MAX_VIEWS};
 pub use pick::{ChosenBy, Pick, Picked, Picks, Routed};
 pub use standard::{STANDARD, Standard};
 pub use stats::HostStats;
+pub use trial::{Check, Cost};
 pub use view::{NOTHING_ELIGIBLE, Outcome, View, WARMING};
 pub use worker::{Lookup, Pending, Worker};

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use meridian_model::binding::{Binding, Bound, LAST_GOOD_KEPT, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
-use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
+use meridian_model::policy::schema::ConfigError;
+use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
 use meridian_policies::STANDARD;
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
 use serde::Deserialize;
@@ -170,6 +171,11 @@ async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> 
             let detail = "this gateway has not yet loaded that version; try again in a second";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", detail));
         };
+        let errors = region.host.config_errors(bound.version, &bound.config);
+        if !errors.is_empty() {
+            let field = |e: ConfigError| FieldError::new(format!("config{}", e.pointer), e.message);
+            return Err(Problem::fields(errors.into_iter().map(field).collect()));
+        }
         region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
     });
     tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?

@@ -181,7 +181,9 @@ impl Case {
             let of = |map: &BTreeMap<String, f64>| map.get(name).copied().unwrap_or(0.0);
             let (should, does) = (of(wanted), of(&shares));
             if (should - does).abs() > TOLERANCE {
-                return Err(format!("{name} should get a share of {should}, and gets {does:.4}"));
+                return Err(format!(
+                    "{name} should get a share of {should}, and gets {does:.4} of {shares:.4?}"
+                ));
             }
         }
         Ok(())
