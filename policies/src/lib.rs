@@ -5,7 +5,8 @@
 //! takes its cells from its inbox and from then on alone calls `route` on them. So a lookup touches nothing that another
 //! thread changes: no lock, no allocation, no waiting ([`Worker::lookup`]).
 //!
-//! What a policy cannot do, each with its place: be large or import anything ([`Host::check`]), run long or grow
+//! What a policy cannot do, each with its place: be large, import anything, or take the compiler hostage ([`Host::check`] and
+//! [`policy_compiler`]), run long or grow
 //! (`limits`), name what was not shown (`meridian_model::plan::expand`), send traffic to what may not receive it
 //! ([`Routed::pick`] looks at the current snapshot again), take others down with it (uploaded policies have a cell per
 //! service; only the standard ones share). Where it fails, its predecessor answers, then the native fallback, in the same
