@@ -14,7 +14,7 @@ use crate::history::{Actor, Entry, value_of};
 use crate::http::Envelope;
 use crate::http::server::{ListenError, Server};
 use crate::keeper::{Feeds, Keeper, KeeperStats};
-use crate::loader::{Loader, LoaderStats};
+use crate::loader::{Loader, LoaderStats, NotRunnable};
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{HttpMetrics, Metrics};
 use crate::region::{Parts, Region};
@@ -420,7 +420,13 @@ fn loader(
         registry: Arc::clone(registry),
         disk: Arc::clone(disk),
         commands: commands.clone(),
-        compile: Arc::new(move |_, module| compiler.load(&module).map_err(|rejected| rejected.to_string())),
+        compile: Arc::new(move |_, module| {
+            compiler.load(&module).map_err(|rejected| match rejected.code {
+                "gate-unavailable" => NotRunnable::ForNow(rejected.to_string()),
+                _ => NotRunnable::ForGood(rejected.to_string()),
+            })
+        }),
+
         is_runnable: Arc::new(move |version| library.library().contains(&version)),
         stats: Arc::clone(stats),
     }

@@ -195,7 +195,8 @@ fn elsewhere(mut command: Command, counters: &Counters, module: &[u8]) -> Result
         (heard, status, complaint.join().unwrap_or_default())
     });
     let status = status.map_err(|error| unavailable(&error))?;
-    if heard.timed_out || matches!(status.signal(), Some(SIGXCPU | SIGKILL)) {
+    let at_a_limit = heard.timed_out || lacked_memory(&complaint);
+    if at_a_limit || matches!(status.signal(), Some(SIGXCPU | SIGKILL)) {
         counters.compilers_killed.fetch_add(1, Ordering::Relaxed);
     }
     judge(heard, status, &complaint, module.len())
@@ -276,8 +277,7 @@ fn judge(heard: Heard, status: ExitStatus, complaint: &str, module_bytes: usize)
     }
     let cpu = limits::compile_cpu(module_bytes).as_secs();
     let memory = limits::compile_memory(module_bytes) >> 20;
-    let no_memory =
-        complaint.contains("memory allocation of") || complaint.contains("Cannot allocate memory");
+    let no_memory = lacked_memory(complaint);
     let why = match status.signal() {
         _ if heard.timed_out => "it did not end in time".to_owned(),
         Some(SIGXCPU | SIGKILL) if heard.step.is_none() => {
@@ -305,6 +305,11 @@ fn judge(heard: Heard, status: ExitStatus, complaint: &str, module_bytes: usize)
         None if heard.timed_out => Err(Rejected::new("compile-limit", why)),
         None => Err(Rejected::new("does-not-compile", format!("the compiler gave up: {why}"))),
     }
+}
+
+/// What the standard library says before it aborts, or the engine where a mapping was refused.
+fn lacked_memory(complaint: &str) -> bool {
+    complaint.contains("memory allocation of") || complaint.contains("Cannot allocate memory")
 }
 
 fn last_line(complaint: &str) -> SmolStr {

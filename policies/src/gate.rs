@@ -6,7 +6,7 @@ use crate::compiler::{self, Compiler, Refusal, StepWords};
 use crate::fault::{Fault, shorten};
 use crate::library::{Compiled, Library, LibraryFull};
 use crate::limits::{MAX_MODULE_BYTES, MAX_WAITING_UPLOADS};
-use crate::standard::STANDARD;
+use crate::standard::standard_of;
 use crate::stats::Counters;
 use crate::trial::{Check, Cost, Findings};
 use meridian_model::names::PolicyVersion;
@@ -191,7 +191,7 @@ impl Gate {
 
     /// Makes a module of the registry runnable: some gateway let it in. From disk if it was compiled here before.
     pub(crate) fn load(&self, module: &[u8]) -> Result<Arc<Compiled>, Rejected> {
-        self.counted(self.load_one(module, &self.compiler, is_standard(PolicyVersion::of(module))))
+        self.counted(self.load_one(module, &self.compiler, standard_of(PolicyVersion::of(module)).is_some()))
     }
 
     /// Makes a module of this program runnable, here and on all cores: lookups may be waiting for it.
@@ -258,11 +258,6 @@ impl Gate {
     }
 }
 
-/// Whether this program carries the module itself.
-pub(crate) fn is_standard(version: PolicyVersion) -> bool {
-    STANDARD.iter().any(|standard| PolicyVersion::of(standard.module) == version)
-}
-
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -281,4 +276,40 @@ fn check_form(module: &[u8]) -> Result<(), Rejected> {
         _ => "does not begin like WebAssembly",
     };
     Err(Rejected::new("not-a-component", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{self, Threads};
+    use std::thread;
+
+    #[test]
+    fn one_upload_too_many_is_told_to_come_again() {
+        let gate = Gate {
+            engine: limits::engine(Threads::All).unwrap(),
+            compiler: Compiler::Here,
+            artefacts: None,
+            library: Arc::default(),
+            counters: Arc::default(),
+            turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        };
+        let empty = b"\0asm\x0d\0\x01\0";
+        thread::scope(|scope| {
+            let turn = gate.turn.lock().unwrap();
+            let waiting: Vec<_> = (0..=MAX_WAITING_UPLOADS)
+                .map(|_| scope.spawn(|| gate.check(empty).unwrap_err().code))
+                .collect();
+            while gate.waiting.load(Ordering::Acquire) <= MAX_WAITING_UPLOADS {
+                thread::yield_now();
+            }
+            assert_eq!(gate.check(empty).unwrap_err().code, "gate-busy");
+            drop(turn);
+            for one in waiting {
+                assert_eq!(one.join().unwrap(), "wrong-world");
+            }
+        });
+        assert_eq!(gate.waiting.load(Ordering::Acquire), 0);
+    }
 }

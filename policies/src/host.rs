@@ -6,12 +6,12 @@ use crate::carried::Carried;
 use crate::clerk::{Clerk, Command, Evaluate, Job, LaneName, Place, Remains, Waiter};
 use crate::compiler::Compiler;
 use crate::fault::{Fault, FaultKind};
-use crate::gate::{self, Gate, Rejected, Report};
+use crate::gate::{Gate, Rejected, Report};
 use crate::inbox::Inbox;
 use crate::library::{Compiled, Library, LibraryFull};
 use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING, Threads};
 use crate::preparation::{self, Order, Parcel};
-use crate::standard::{STANDARD, Standard};
+use crate::standard::{STANDARD, Standard, standard_of};
 use crate::stats::{Counters, HostStats, WorkerCounters};
 use crate::trial;
 use crate::view::{View, WARMING};
@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -225,7 +225,7 @@ impl Host {
 
     /// Forgets a version that was deleted. Cells that run it go on; a standard one stays.
     pub fn remove(&self, version: PolicyVersion) {
-        if !gate::is_standard(version) {
+        if standard_of(version).is_none() {
             self.shared.library.remove(&version);
             self.shared.gate.forget(version);
         }
@@ -245,8 +245,7 @@ impl Host {
         if let Some(compiled) = self.shared.library.get(&version) {
             return Some(compiled.carried().clone());
         }
-        let (_, standard) = standards().iter().find(|(known, _)| *known == version)?;
-        Carried::read(standard.module).ok()
+        Carried::read(standard_of(version)?.module).ok()
     }
 
     /// What the schema of a version says is wrong with a config (JSON, or empty for none). Nothing where there is no schema,
@@ -359,12 +358,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()>
     thread::Builder::new().name(name.to_owned()).spawn(run).map(|_| ())
 }
 
-/// The standard policies by their versions.
-fn standards() -> &'static [(PolicyVersion, &'static Standard)] {
-    static VERSIONS: OnceLock<Vec<(PolicyVersion, &'static Standard)>> = OnceLock::new();
-    VERSIONS.get_or_init(|| STANDARD.iter().map(|s| (PolicyVersion::of(s.module), s)).collect())
-}
-
 fn run_clerk(mut clerk: Clerk, inbox: &Receiver<Command>) {
     loop {
         let wait = clerk.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
@@ -432,7 +425,7 @@ impl Lane {
         if self.library.contains(version) {
             return;
         }
-        let Some((_, standard)) = standards().iter().find(|(known, _)| known == version) else { return };
+        let Some(standard) = standard_of(*version) else { return };
         match self.gate.standard(standard.module) {
             Ok(compiled) => {
                 if let Err(full) = self.library.insert(compiled) {

@@ -31,7 +31,13 @@ pub(crate) fn inspect(
     // A bug of the compiler must not be one of the gateway, where it is compiled there.
     let code = catch_unwind(AssertUnwindSafe(|| engine.precompile_component(module)))
         .map_err(|_| Rejected::new("does-not-compile", "the compiler gave up"))?
-        .map_err(|error| Rejected::new("does-not-compile", format!("{error:#}")))?;
+        .map_err(|error| {
+            let said = format!("{error:#}");
+            // Where the engine is refused memory by the system, it says so; a refused allocation ends the process.
+            let code =
+                if said.contains("Cannot allocate memory") { "compile-limit" } else { "does-not-compile" };
+            Rejected::new(code, said)
+        })?;
     listener.artefact(&code).map_err(|error| Rejected::new("gate-unavailable", error.to_string()))?;
     if !with_trial {
         return Ok(Findings::default());

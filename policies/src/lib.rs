@@ -54,7 +54,7 @@ pub use jail::policy_compiler;
 pub use library::{Compiled, Library, LibraryFull};
 pub use limits::{COLD_WAIT, MAX_MEMORY_BYTES, MAX_MODULE_BYTES, MAX_VERSIONS, MAX_VIEWS};
 pub use pick::{ChosenBy, Pick, Picked, Picks, Routed};
-pub use standard::{STANDARD, Standard};
+pub use standard::{STANDARD, Standard, standard_of};
 pub use stats::HostStats;
 pub use trial::{Check, Cost};
 pub use view::{NOTHING_ELIGIBLE, Outcome, View, WARMING};

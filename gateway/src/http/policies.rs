@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use meridian_model::binding::{Bound, Manifest};
 use meridian_model::names::{PolicyName, PolicyVersion};
-use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD, Standard};
+use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD, standard_of};
 use meridian_registry::{Change, Condition, Key, record};
 use serde_json::{Value, json};
 use smol_str::SmolStr;
@@ -80,7 +80,7 @@ pub async fn upload(
         let index = region.directory.currency.index();
         return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
     }
-    let report = match standard_named(version) {
+    let report = match standard_of(version) {
         Some(standard) if standard.name == policy.as_str() => {
             let index = region.directory.currency.index();
             return Ok(answer(StatusCode::OK, json!({ "unchanged": true, "standard": true }), index, true));
@@ -134,17 +134,12 @@ async fn try_module(region: &Arc<Region>, module: Bytes) -> Result<Value, Proble
     })?
 }
 
-/// The standard policy with these bytes, whatever it is called.
-fn standard_named(version: PolicyVersion) -> Option<&'static Standard> {
-    STANDARD.iter().find(|standard| PolicyVersion::of(standard.module) == version)
-}
-
 fn render(region: &Region, manifest: &Manifest) -> Value {
     let mut value = json!({
         "version": manifest.version, "sizeBytes": manifest.size_bytes, "uploadedAt": rfc3339(manifest.uploaded_at),
         "uploadedBy": manifest.uploaded_by, "standard": false,
     });
-    if let Some(standard) = standard_named(manifest.version) {
+    if let Some(standard) = standard_of(manifest.version) {
         value["aliasOf"] = json!(standard.name);
         value["description"] = json!(standard.description);
     } else if let Some(compiled) = region.host.library().get(&manifest.version)
