@@ -4,7 +4,7 @@ use std::time::Duration;
 use wasmtime::{Config, Engine, ResourceLimiter};
 
 /// Largest module (DESIGN 7). Does not limit what compiling it costs: that grows faster than its size for some modules, and
-/// is bounded by [`compile_cpu`] and [`compile_memory`] in a process of its own.
+/// is bounded apart, in a process of its own.
 pub const MAX_MODULE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Linear memory of one instance (DESIGN 7), also the sum over its memories. Does not limit how many instances there

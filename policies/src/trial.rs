@@ -26,6 +26,8 @@ const ROUTES: u64 = 16;
 const BETWEEN: u64 = 1_000;
 /// Configs that the corpus is tried with: none, and those of the module's own cases.
 const MAX_CONFIGS: usize = 6;
+/// Characters of a config that a refusal shows.
+const SHOWN_OF_CONFIG: usize = 80;
 /// Configs that the largest service is tried with.
 const MAX_CONFIGS_LARGE: usize = 2;
 /// Samples whose median is told, and calls in each of them.
@@ -246,6 +248,8 @@ impl Trial<'_, '_> {
     }
 
     fn at(&mut self, config: &str, input: &str) -> Result<(), Fault> {
+        // What is wrong is told behind it, and a refusal is a few lines.
+        let config: String = config.chars().take(SHOWN_OF_CONFIG).collect();
         self.input = if config.is_empty() { input.to_owned() } else { format!("{input}, config {config}") };
         (self.step)(self.check, &self.input);
         if cpu_time().saturating_sub(self.begun) > TRIAL_CPU {
