@@ -173,7 +173,9 @@ async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> 
         };
         let errors = region.host.config_errors(bound.version, &bound.config);
         if !errors.is_empty() {
-            let field = |e: ConfigError| FieldError::new(format!("config{}", e.pointer), e.message);
+            // The field of the request, as where the policy itself refuses; where in it, the detail says.
+            let field =
+                |e: ConfigError| FieldError::new("config", format!("{} {}", e.pointer, e.message).trim());
             return Err(Problem::fields(errors.into_iter().map(field).collect()));
         }
         region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
