@@ -152,8 +152,8 @@ mod tests {
             weight: 100,
             subset: 0,
             degraded: false,
-            tags: Vec::new(),
-            metadata: BTreeMap::new(),
+            tags: Vec::new().into(),
+            metadata: BTreeMap::new().into(),
         }
     }
 
@@ -192,14 +192,18 @@ mod tests {
             RemoteEndpoint { port: 81, ..told() },
             RemoteEndpoint { weight: 101, ..told() },
             // The same letters, cut differently.
-            RemoteEndpoint { tags: text(&["a", "b"]), ..told() },
-            RemoteEndpoint { tags: text(&["ab"]), ..told() },
-            RemoteEndpoint { tags: text(&["a", "b", "c", "d"]), ..told() },
-            RemoteEndpoint { tags: text(&["a", "b"]), metadata: pairs(&[("c", "d")]), ..told() },
-            RemoteEndpoint { metadata: pairs(&[("a", "b"), ("c", "d")]), ..told() },
-            RemoteEndpoint { metadata: pairs(&[("a", "bc")]), ..told() },
-            RemoteEndpoint { metadata: pairs(&[("ab", "c")]), ..told() },
-            RemoteEndpoint { tags: text(&["degraded"]), ..told() },
+            RemoteEndpoint { tags: text(&["a", "b"]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["ab"]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["a", "b", "c", "d"]).into(), ..told() },
+            RemoteEndpoint {
+                tags: text(&["a", "b"]).into(),
+                metadata: pairs(&[("c", "d")]).into(),
+                ..told()
+            },
+            RemoteEndpoint { metadata: pairs(&[("a", "b"), ("c", "d")]).into(), ..told() },
+            RemoteEndpoint { metadata: pairs(&[("a", "bc")]).into(), ..told() },
+            RemoteEndpoint { metadata: pairs(&[("ab", "c")]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["degraded"]).into(), ..told() },
         ];
         let digests: BTreeSet<u128> = all.iter().map(|endpoint| there(endpoint, Freshness::Fresh)).collect();
         assert_eq!(digests.len(), all.len(), "two answers have one fingerprint");

@@ -282,10 +282,14 @@ async fn what_has_yet_to_soak_is_counted_and_compared_with_its_predecessor() {
     let (now, before) = (Guest::to_endpoint(2).build(), Guest::to_endpoint(ACTIVE).build());
     let host = host_with(&[&now, &before]);
     let mut worker = host.worker();
-    let activation = Activation { since: UnixMillis(5), way: Way::Promoted, soaked: false };
+    let activation = Activation { since: UnixMillis(5), way: Way::Promoted, ..Activation::default() };
     let formers = vec![bound("p", &before, "")];
-    let binding =
-        Effective { activation, source: Source::Own, ..(*effective(bound("p", &now, ""), formers)).clone() };
+    let binding = Effective {
+        activation,
+        before: Some(bound("p", &before, "")),
+        source: Source::Own,
+        ..(*effective(bound("p", &now, ""), formers)).clone()
+    };
     let service = healthy(0, 6, &Arc::new(binding));
     let caller = caller_in(&mut worker, &service, 'a');
     warm(&mut worker, &service, caller).await;

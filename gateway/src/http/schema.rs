@@ -555,6 +555,11 @@ pub(super) struct PolicyVersion {
     bound_by: Option<Vec<String>>,
     /// Whether this gateway has loaded it.
     runnable: Option<bool>,
+    /// The JSON schema of its config, if it carries one.
+    #[schema(value_type = Option<Object>)]
+    schema: Option<Value>,
+    /// The standard policy whose bytes these are, under another name.
+    alias_of: Option<String>,
 }
 
 /// A policy with its versions, newest first.
