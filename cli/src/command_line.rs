@@ -55,6 +55,9 @@ pub(crate) enum Command {
     /// Build, upload, try, bind, promote and list policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Compile one module for a gateway, which starts this itself
+    #[command(hide = true, name = meridian_gateway::gateway::POLICY_COMPILER)]
+    PolicyCompiler(policy::compiler::Arguments),
 }
 
 impl Command {
@@ -86,6 +89,8 @@ impl Command {
             Self::Regions(arguments) => regions::run(arguments, global).await,
             Self::Simulate(arguments) => simulate::run(arguments, global).await,
             Self::Policy(command) => policy::run(command, global).await,
+            // Has ended before there was a runtime.
+            Self::PolicyCompiler(_) => Ok(()),
         }
     }
 }

@@ -13,8 +13,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than any bounded wait of the gateway, compilation of a policy included.
+/// Longer than any bounded wait of the gateway but for the gate.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A module of 8 MiB may take 45 s of processor time to compile and 10 to try, and may wait for its turn.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Far above any answer: `n=all` of a service with 5,000 endpoints is about 2 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -206,7 +208,8 @@ impl Connection {
         query: &[(String, String)],
         payload: Payload,
     ) -> Result<Answer, Failure> {
-        let request = self.request(method, path, query)?.timeout(REQUEST_TIMEOUT);
+        let wait = if matches!(payload, Payload::Wasm(_)) { UPLOAD_TIMEOUT } else { REQUEST_TIMEOUT };
+        let request = self.request(method, path, query)?.timeout(wait);
         let request = match payload {
             Payload::Empty => request,
             Payload::Json(value) => request.json(&value),

@@ -160,12 +160,24 @@ pub fn host(host: Arc<Host>) -> Source {
             ),
             Figure::gauge("meridian_policy_views", "Prepared views", stats.views as f64),
             Figure::gauge("meridian_policy_cells", "Instances of policies", stats.cells as f64),
-            Figure::gauge("meridian_policy_versions", "Versions that can be run", stats.compiled as f64),
+            Figure::gauge("meridian_policy_versions", "Versions that can be run", stats.versions as f64),
             seconds("meridian_policy_compile_seconds_total", "Time spent compiling", stats.compile_micros),
+            Figure::counter("meridian_policy_compilations_total", "Modules compiled", stats.compiled),
             Figure::counter(
+                "meridian_policy_artefacts_used_total",
+                "Versions made runnable from disk, without compiling",
+                stats.artefacts_used,
+            ),
+            Figure::counter(
+                "meridian_policy_compilers_killed_total",
+                "Compiling processes that were ended at a limit",
+                stats.compilers_killed,
+            ),
+            Figure::by(
                 "meridian_policy_rejected_total",
-                "Modules that the gate refused",
-                stats.rejected,
+                "Modules that the gate refused, by code",
+                "code",
+                &stats.rejected,
             ),
         ]
     })

@@ -29,6 +29,12 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub errors: Vec<FieldError>,
+    /// The check of a policy's trial that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// What it failed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// Seconds after which it may be tried again.
     #[serde(skip)]
     pub retry_after: Option<u32>,
@@ -45,6 +51,8 @@ impl Problem {
             detail: detail.into(),
             request_id: String::new(),
             errors: Vec::new(),
+            check: None,
+            input: None,
             retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }

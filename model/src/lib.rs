@@ -16,6 +16,7 @@ pub mod locality;
 pub mod names;
 pub mod neighbours;
 pub mod plan;
+pub mod policy;
 pub mod registration;
 pub mod remote;
 pub mod rollout;

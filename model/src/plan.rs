@@ -180,6 +180,23 @@ pub struct Clamped {
 /// # Errors
 /// The first nonsense found: the whole view is then unusable.
 pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsense> {
+    let subsets = snapshot.remotes.iter().map(|remote| remote.summary.subsets.len());
+    let shares = check(plans, snapshot.endpoints.len(), subsets)?;
+    let mut clamped = Clamped::default();
+    let plans = plans.iter().map(|plan| expand_plan(plan, snapshot, &mut clamped)).collect();
+    Ok(ReadyPlans { plans, shares, clamped })
+}
+
+/// Checks a view's plans against what the policy was shown: how many endpoints, and how many subsets of each remote. Gives
+/// the shares.
+///
+/// # Errors
+/// The first nonsense found.
+pub fn check(
+    plans: &[Plan],
+    endpoints: usize,
+    subsets: impl Iterator<Item = usize>,
+) -> Result<Box<[u32]>, Nonsense> {
     if plans.is_empty() {
         return Err(Nonsense::NoPlans);
     }
@@ -192,9 +209,7 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         _ if total == u64::from(WHOLE_SHARE) => plans.iter().map(|p| p.share).collect(),
         _ => return Err(Nonsense::Shares(total)),
     };
-    let mut shown = Shown::of(snapshot);
-    let mut ready = Vec::with_capacity(plans.len());
-    let mut clamped = Clamped::default();
+    let mut shown = Shown::new(endpoints, subsets);
     for (number, plan) in plans.iter().enumerate() {
         if plan.tiers.len() > MAX_TIERS {
             return Err(Nonsense::TooManyTiers { plan: number, tiers: plan.tiers.len() });
@@ -202,9 +217,8 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         for (tier_number, tier) in plan.tiers.iter().enumerate() {
             shown.check(number, tier_number, tier)?;
         }
-        ready.push(expand_plan(plan, snapshot, &mut clamped));
     }
-    Ok(ReadyPlans { plans: ready.into(), shares, clamped })
+    Ok(shares)
 }
 
 /// Every destination that a policy was shown, in one row: endpoints, then each remote followed by its subsets. Each says
@@ -218,13 +232,12 @@ struct Shown {
 }
 
 impl Shown {
-    fn of(snapshot: &Snapshot) -> Self {
-        let endpoints = snapshot.endpoints.len();
+    fn new(endpoints: usize, subsets: impl Iterator<Item = usize>) -> Self {
         let mut row = endpoints;
-        let mut remotes = Vec::with_capacity(snapshot.remotes.len());
-        for remote in &snapshot.remotes {
+        let mut remotes = Vec::new();
+        for subsets in subsets {
             remotes.push(row);
-            row += 1 + remote.summary.subsets.len();
+            row += 1 + subsets;
         }
         Self { named_in: vec![usize::MAX; row], endpoints, remotes, tiers: 0 }
     }

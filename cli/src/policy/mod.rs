@@ -2,6 +2,7 @@
 
 mod bind;
 mod build;
+pub(crate) mod compiler;
 mod component;
 mod list;
 mod push;

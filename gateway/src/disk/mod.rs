@@ -7,6 +7,7 @@
 //! data_dir/state, state.previous     two generations of the state
 //! data_dir/known                     how far the registry had come, and until when that state was confirmed
 //! data_dir/modules/<sha256>.wasm
+//! data_dir/artefacts/                machine code of modules, and the key that seals it: the policy host's own
 //! ```
 //! Whatever cannot be read is moved to `<name>.damaged` and said so in the log; nothing here can stop a gateway but a
 //! directory that belongs to another.

@@ -5,6 +5,8 @@ use crate::region::Region;
 use http::StatusCode;
 use meridian_model::binding::{Bound, MAX_CONFIG_BYTES};
 use meridian_model::names::{PolicyName, PolicyVersion};
+use meridian_model::policy::schema::ConfigError;
+use meridian_model::registration::FieldError;
 use meridian_policies::STANDARD;
 use serde_json::{Value, json};
 use smol_str::SmolStr;
@@ -78,6 +80,11 @@ pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<()
             let detail = "this gateway has not yet loaded that version; try again in a second";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", detail));
         };
+        let errors = region.host.config_errors(bound.version, &bound.config);
+        if !errors.is_empty() {
+            let field = |e: ConfigError| FieldError::new(format!("config{}", e.pointer), e.message);
+            return Err(Problem::fields(errors.into_iter().map(field).collect()));
+        }
         region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
     });
     tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?

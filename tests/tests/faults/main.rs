@@ -14,6 +14,7 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod gate;
 mod gateways;
 mod heartbeats;
 mod keys;
