@@ -5,8 +5,10 @@ mod build;
 pub(crate) mod compiler;
 mod component;
 mod list;
+mod new;
 mod push;
 mod rollout;
+mod sdk;
 mod trial;
 
 pub(crate) use bind::ConfigSource;
@@ -16,6 +18,8 @@ use crate::failure::Failure;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Write the crate of a new policy, with tests
+    New(new::Arguments),
     /// Build a policy's crate into a component, NAME.wasm
     Build(build::Arguments),
     /// Upload a version of a policy
@@ -36,6 +40,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
+        Command::New(arguments) => new::run(arguments, global),
         Command::Build(arguments) => build::run(arguments, global).await,
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
