@@ -1,5 +1,6 @@
 //! `meridian policy`: from an author's crate to what answers lookups.
 
+mod bench;
 mod bind;
 mod build;
 pub(crate) mod compiler;
@@ -9,6 +10,8 @@ mod new;
 mod push;
 mod rollout;
 mod sdk;
+mod snapshot;
+mod test;
 mod trial;
 
 pub(crate) use bind::ConfigSource;
@@ -22,6 +25,10 @@ pub(crate) enum Command {
     New(new::Arguments),
     /// Build a policy's crate into a component, NAME.wasm
     Build(build::Arguments),
+    /// Run a policy's tests, natively and in the real host
+    Test(test::Arguments),
+    /// Measure what a policy's calls cost
+    Bench(bench::Arguments),
     /// Upload a version of a policy
     Push(push::Arguments),
     /// Let a policy answer for a service or a namespace, or try it there
@@ -42,6 +49,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
     match command {
         Command::New(arguments) => new::run(arguments, global),
         Command::Build(arguments) => build::run(arguments, global).await,
+        Command::Test(arguments) => test::run(arguments, global).await,
+        Command::Bench(arguments) => bench::run(arguments, global).await,
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
         Command::Try(arguments) => trial::run(arguments, global).await,

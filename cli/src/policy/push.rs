@@ -40,7 +40,8 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+/// A module of a file, as a component.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut module = Vec::new();
     std::fs::File::open(file)
         // A byte more than is allowed tells a file that is too large.
