@@ -10,6 +10,7 @@ mod new;
 mod push;
 mod rollout;
 mod sdk;
+mod signing;
 mod snapshot;
 mod test;
 mod trial;
@@ -29,6 +30,10 @@ pub(crate) enum Command {
     Test(test::Arguments),
     /// Measure what a policy's calls cost
     Bench(bench::Arguments),
+    /// Sign a version of a policy
+    Sign(signing::SignArguments),
+    /// Tell whether a key signed a version of a policy
+    Verify(signing::VerifyArguments),
     /// Upload a version of a policy
     Push(push::Arguments),
     /// Let a policy answer for a service or a namespace, or try it there
@@ -51,6 +56,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Build(arguments) => build::run(arguments, global).await,
         Command::Test(arguments) => test::run(arguments, global).await,
         Command::Bench(arguments) => bench::run(arguments, global).await,
+        Command::Sign(arguments) => signing::sign(arguments, global),
+        Command::Verify(arguments) => signing::verify(arguments, global),
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
         Command::Try(arguments) => trial::run(arguments, global).await,
