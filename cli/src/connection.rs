@@ -154,6 +154,8 @@ pub(crate) enum Payload {
     Json(Value),
     /// A module.
     Wasm(Vec<u8>),
+    /// A module, and a signature for it.
+    Signed(Vec<u8>, String),
 }
 
 impl Connection {
@@ -208,12 +210,20 @@ impl Connection {
         query: &[(String, String)],
         payload: Payload,
     ) -> Result<Answer, Failure> {
-        let wait = if matches!(payload, Payload::Wasm(_)) { UPLOAD_TIMEOUT } else { REQUEST_TIMEOUT };
+        let wait = if matches!(payload, Payload::Wasm(_) | Payload::Signed(..)) {
+            UPLOAD_TIMEOUT
+        } else {
+            REQUEST_TIMEOUT
+        };
         let request = self.request(method, path, query)?.timeout(wait);
         let request = match payload {
             Payload::Empty => request,
             Payload::Json(value) => request.json(&value),
             Payload::Wasm(bytes) => request.header("content-type", "application/wasm").body(bytes),
+            Payload::Signed(bytes, signature) => request
+                .header("content-type", "application/wasm")
+                .header(meridian_gateway::signature::HEADER, signature)
+                .body(bytes),
         };
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();

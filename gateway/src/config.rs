@@ -5,6 +5,7 @@ mod reading;
 
 use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
+use crate::signature::Trust;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
 use meridian_model::rollout::Settings;
 use serde::Deserialize;
@@ -191,6 +192,8 @@ pub struct PoliciesConfig {
     pub max_shift: f64,
     /// Shares say nothing before so many lookups.
     pub min_lookups: u64,
+    /// Public keys in PEM; where some are named, an upload needs a signature by one of them.
+    pub trusted_keys: Vec<PathBuf>,
 }
 
 impl Default for PoliciesConfig {
@@ -204,6 +207,7 @@ impl Default for PoliciesConfig {
             max_refused_rise: settings.max_refused_rise,
             max_shift: settings.max_shift,
             min_lookups: settings.min_lookups,
+            trusted_keys: Vec::new(),
         }
     }
 }
@@ -229,6 +233,10 @@ impl PoliciesConfig {
                 let place = format!("policies.{key}");
                 mistakes.push(Mistake { place, detail: "must be a share from 0 to 1".into() });
             }
+        }
+        for (at, error) in Trust::read(&self.trusted_keys).err().unwrap_or_default() {
+            let place = format!("policies.trusted_keys[{at}]");
+            mistakes.push(Mistake { place, detail: error.to_string() });
         }
         if self.max_faults == 0 {
             let detail = "must be at least 1: no policy fails less than once before it is rolled back".into();
@@ -461,6 +469,7 @@ impl Config {
                 }
             }
         }
+        self.policies.trusted_keys.iter_mut().for_each(place);
         if let Some(tls) = &mut self.http.tls {
             place(&mut tls.certificate);
             place(&mut tls.key);

@@ -9,6 +9,7 @@ use crate::keeper::Command;
 use crate::lookup::watch::{Hub, WatchStats};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::signature::Trust;
 use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
 use meridian_model::rollout::Settings;
@@ -37,6 +38,8 @@ pub struct Region {
     pub max_age_from_disk: Duration,
     /// When a version of a policy is good, and when it is not.
     pub rollout: Settings,
+    /// Whose signature an upload needs.
+    pub trust: Trust,
     /// What lookups read.
     pub directory: Arc<Directory>,
     /// What runs policies.
@@ -104,6 +107,10 @@ impl Region {
             reads: config.reads(),
             max_age_from_disk: config.lookups.max_age_from_disk,
             rollout: config.policies.settings(),
+            trust: Trust::read(&config.policies.trusted_keys).unwrap_or_else(|wrong| {
+                tracing::error!(?wrong, "trusted keys cannot be used any more; no upload is taken");
+                Trust::nobody()
+            }),
             directory: parts.directory,
             host: parts.host,
             registry: parts.registry,

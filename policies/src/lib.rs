@@ -47,6 +47,7 @@ mod stats;
 mod trial;
 mod trials;
 mod view;
+mod workbench;
 mod worker;
 
 pub use callers::CallerId;
@@ -65,4 +66,5 @@ pub use standard::{STANDARD, Standard, standard_of};
 pub use stats::HostStats;
 pub use trial::{Check, Cost};
 pub use view::{NOTHING_ELIGIBLE, Outcome, View, WARMING};
+pub use workbench::{Answer, Bench, Memory, Share, Workbench};
 pub use worker::{Lookup, Pending, Worker};

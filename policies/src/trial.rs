@@ -160,13 +160,13 @@ fn cpu_time() -> Duration {
 }
 
 /// Key and entropy of the `n`th lookup.
-fn lookup(n: u64) -> (u64, u64) {
+pub(crate) fn lookup(n: u64) -> (u64, u64) {
     let words = Words::of(n);
     (n % 2 * words.pick, words.route)
 }
 
 /// Admits the caller, checks the plans and asks the routes.
-fn consult(
+pub(crate) fn consult(
     cell: &mut Cell,
     router: Handle,
     service: &shown::Service,
@@ -180,7 +180,13 @@ fn consult(
     Ok((view, plans))
 }
 
-fn route(cell: &mut Cell, view: Handle, plans: usize, key: u64, entropy: u64) -> Result<u32, Fault> {
+pub(crate) fn route(
+    cell: &mut Cell,
+    view: Handle,
+    plans: usize,
+    key: u64,
+    entropy: u64,
+) -> Result<u32, Fault> {
     let at = cell.route(view, key, entropy)?;
     if (at as usize) < plans {
         Ok(at)
@@ -224,6 +230,32 @@ fn impure(detail: &str) -> Fault {
     Fault::new(FaultKind::Plans, format!("{detail}; {rule}"))
 }
 
+/// Runs one case in an instance of its own.
+pub(crate) fn judge(compiled: &Compiled, case: &Case, schema: Option<&Schema>) -> Result<(), Fault> {
+    let mut cell = Cell::new(compiled)?;
+    let wrong = |detail: String| Fault::new(FaultKind::Plans, detail);
+    let opened = or_words(cell.open(&case.config(), &Service::shown(&case.service)))?;
+    let consulted = match opened {
+        Ok(router) => or_words(consult(&mut cell, router, &case.service, &case.caller))?,
+        Err(words) => Err(words),
+    };
+    let (view, plans) = match consulted {
+        Err(words) => return case.judge(Answered::Words(&words)).map_err(wrong),
+        Ok(consulted) => consulted,
+    };
+    let at = route(&mut cell, view, plans.len(), case.key_hash(), Words::of(1).route)?;
+    case.judge(Answered::Plans(&plans, at as usize)).map_err(wrong)?;
+    // What the schema refuses could never be bound.
+    let empty = serde_json::json!({});
+    let config = if case.config.is_null() { &empty } else { &case.config };
+    match schema.and_then(|schema| schema.errors(config).into_iter().next()) {
+        Some(error) => {
+            Err(wrong(format!("its config is refused by the schema: {} {}", error.pointer, error.message)))
+        }
+        None => Ok(()),
+    }
+}
+
 struct Trial<'a, 's> {
     compiled: &'a Compiled,
     step: Step<'s>,
@@ -261,30 +293,8 @@ impl Trial<'_, '_> {
 
     fn cases(&mut self, cases: &[Case], schema: Option<&Schema>) -> Result<u32, Fault> {
         for case in cases {
-            let mut cell = self.cell("", &format!("case {:?}", case.name))?;
-            let wrong = |detail: String| Fault::new(FaultKind::Plans, detail);
-            let opened = or_words(cell.open(&case.config(), &Service::shown(&case.service)))?;
-            let consulted = match opened {
-                Ok(router) => or_words(consult(&mut cell, router, &case.service, &case.caller))?,
-                Err(words) => Err(words),
-            };
-            match consulted {
-                Err(words) => case.judge(Answered::Words(&words)).map_err(wrong)?,
-                Ok((view, plans)) => {
-                    let at = route(&mut cell, view, plans.len(), case.key_hash(), Words::of(1).route)?;
-                    case.judge(Answered::Plans(&plans, at as usize)).map_err(wrong)?;
-                    // What the schema refuses could never be bound.
-                    let empty = serde_json::json!({});
-                    let config = if case.config.is_null() { &empty } else { &case.config };
-                    if let Some(error) = schema.and_then(|schema| schema.errors(config).into_iter().next()) {
-                        let detail = format!(
-                            "its config is refused by the schema: {} {}",
-                            error.pointer, error.message
-                        );
-                        return Err(wrong(detail));
-                    }
-                }
-            }
+            self.at("", &format!("case {:?}", case.name))?;
+            judge(self.compiled, case, schema)?;
         }
         Ok(count(cases.len()))
     }

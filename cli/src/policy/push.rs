@@ -1,6 +1,7 @@
 //! `meridian policy push`: uploads a version.
 
 use super::component::{self, Kind, MAX_MODULE_BYTES};
+use super::signing;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
@@ -24,14 +25,21 @@ pub(crate) struct Arguments {
     name: PolicyName,
     /// Component, as `meridian policy build` writes it
     file: PathBuf,
+    /// Its signature, as `meridian policy sign` writes it; a region may ask for one
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
-    let Arguments { name, file } = arguments;
+    let Arguments { name, file, signature } = arguments;
     let module = read(&file)?;
+    let payload = match signature {
+        Some(signature) => Payload::Signed(module, signing::read(&signature)?),
+        None => Payload::Wasm(module),
+    };
     let connection = Connection::open(global, Role::Operator)?;
     let path = format!("/v1/policies/{name}");
-    let answer = connection.send(Method::PUT, &path, &[], Payload::Wasm(module)).await?;
+    let answer = connection.send(Method::PUT, &path, &[], payload).await?;
     if global.json {
         output::json(&answer.body);
     } else {
@@ -40,7 +48,8 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+/// A module of a file, as a component.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut module = Vec::new();
     std::fs::File::open(file)
         // A byte more than is allowed tells a file that is too large.

@@ -8,6 +8,7 @@ use crate::history::value_of;
 use crate::loader::store_module;
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
+use crate::signature;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -53,10 +54,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 ///
 /// It is checked before it is stored: size, form, sections, compilation in a process of its own, imports, world, its own test
 /// cases, a corpus of services, purity. A refusal names the check, and the input that it failed on.
-#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
+#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path), ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
               (status = 200, description = "the same bytes were there", body = schema::Uploaded),
+              (status = 403, description = "signature-missing or signature-invalid, where the region trusts keys", body = Problem),
               (status = 413, body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
 pub async fn upload(
     State(region): State<Arc<Region>>,
@@ -71,6 +73,7 @@ pub async fn upload(
     let module = request::body(body, MAX_MODULE_BYTES).await?;
     let version = PolicyVersion::of(&module);
     let size = module.len();
+    let signed = require_signature(&region, &headers, version)?;
     let key = Key::Policy(policy.clone(), version);
     let answer = |status: StatusCode, report: Value, index: u64, applied: bool| {
         let value = json!({
@@ -99,7 +102,7 @@ pub async fn upload(
         chunks,
         uploaded_at: clock::unix_now(),
         uploaded_by: SmolStr::new(format!("{} {}", identity.issuer(), identity.subject())),
-        unknown: serde_json::Map::new(),
+        unknown: signed,
     };
     let deed = Deed {
         action: "upload",
@@ -117,6 +120,28 @@ pub async fn upload(
         // Somebody uploaded the same bytes at the same time.
         Err(_) => Ok(answer(StatusCode::OK, report, region.directory.currency.index(), true)),
     }
+}
+
+/// What the manifest keeps of the upload's signature; nothing, where the region asks for none.
+fn require_signature(
+    region: &Region,
+    headers: &HeaderMap,
+    version: PolicyVersion,
+) -> Result<serde_json::Map<String, Value>, Problem> {
+    if !region.trust.is_required() {
+        return Ok(serde_json::Map::new());
+    }
+    let forbidden = |code, detail: String| Problem::new(StatusCode::FORBIDDEN, code, detail);
+    let Some(sent) = headers.get(signature::HEADER) else {
+        let detail = "this region takes only signed modules: `meridian policy sign FILE --key KEY.pem`, then `meridian policy \
+                      push NAME FILE --signature FILE.sig` (or the header Meridian-Signature)";
+        return Err(forbidden("signature-missing", detail.into()));
+    };
+    let verified = sent
+        .to_str()
+        .map_err(|_| signature::SignatureError::NotASignature)
+        .and_then(|text| region.trust.verify(version, text));
+    verified.map_err(|error| forbidden("signature-invalid", format!("{version}: {error}")))
 }
 
 /// Runs the gate where blocking is allowed. What passes is runnable here before anyone can bind it.
@@ -141,6 +166,9 @@ fn render(region: &Region, manifest: &Manifest) -> Value {
         "version": manifest.version, "sizeBytes": manifest.size_bytes, "uploadedAt": rfc3339(manifest.uploaded_at),
         "uploadedBy": manifest.uploaded_by, "standard": false,
     });
+    if let Some(signature) = signature::kept(&manifest.unknown) {
+        value["signature"] = signature.clone();
+    }
     if let Some(standard) = standard_of(manifest.version) {
         value["aliasOf"] = json!(standard.name);
         value["description"] = json!(standard.description);

@@ -551,6 +551,9 @@ pub(super) struct PolicyVersion {
     description: Option<String>,
     uploaded_at: Option<String>,
     uploaded_by: Option<String>,
+    /// By whose key it was let in: `keyId`, and the signature as `value`.
+    #[schema(value_type = Option<Object>)]
+    signature: Option<Value>,
     /// Bindings that name it, as `ns/service`.
     bound_by: Option<Vec<String>>,
     /// Whether this gateway has loaded it.

@@ -12,6 +12,7 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod authoring;
 mod bindings;
 mod certificates;
 mod configuration;
