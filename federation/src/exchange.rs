@@ -39,7 +39,7 @@ use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use message::{Message, Record, RecordKey};
 use own::{OwnRegion, Step};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use subscribe::Source;
@@ -215,6 +215,12 @@ pub struct Exchange {
     held: BTreeMap<RegionName, Holding>,
     /// Moments at which what is held was the newest.
     proofs: BTreeMap<RegionName, Proof>,
+    /// When what is held was taken.
+    taken: BTreeMap<RegionName, Monotonic>,
+    /// Origins of which another life came than was proven so far. What was proven goes on to count here, or a region
+    /// whose registry was raised would be stale for a beat; but it is not passed on, and what is proven of that life
+    /// takes its place. It may be an old life that somebody remembered.
+    unproven: BTreeSet<RegionName>,
     /// At most [`limits::LINKS`].
     links: BTreeMap<LinkId, Link>,
     sources: BTreeMap<RegionName, Source>,
@@ -244,6 +250,8 @@ impl Exchange {
             },
             held: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            unproven: BTreeSet::new(),
             links: BTreeMap::new(),
             sources: BTreeMap::new(),
             verified: Verified::default(),
@@ -284,6 +292,7 @@ impl Exchange {
             }
             let keys = state.iter().map(|(key, _)| key.clone()).collect();
             self.held.insert(origin.clone(), Holding::new(head, state));
+            self.taken.insert(origin.clone(), now);
             self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
             self.judge(now, &origin);
         }

@@ -148,6 +148,10 @@ impl Exchange {
     fn take(&mut self, now: Monotonic, head: SignedHead, state: State) {
         let origin = head.head.origin.clone();
         let state = Arc::new(state);
+        let life = self.held.get(&origin).map(|held| held.version().incarnation);
+        if life.is_some_and(|life| life != head.head.version.incarnation) {
+            self.unproven.insert(origin.clone());
+        }
         let keys = match self.held.get_mut(&origin) {
             Some(holding) => holding.replace(head, state, &self.limits),
             None => {
@@ -156,6 +160,7 @@ impl Exchange {
                 keys
             }
         };
+        self.taken.insert(origin.clone(), now);
         self.counters.states_taken = self.counters.states_taken.saturating_add(1);
         self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
