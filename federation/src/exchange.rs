@@ -302,7 +302,9 @@ impl Exchange {
     /// What is to be kept for the next start of the process. Cheap: records are shared, not copied.
     #[must_use]
     pub fn export(&self, now: Monotonic) -> Image {
-        let origins = self.held.iter().map(|(origin, holding)| Saved {
+        let doubted = |o: &RegionName| self.stand(now.max(self.now), o).freshness != Freshness::Fresh;
+        let saved = self.held.iter().filter(|(origin, _)| !planted!(DoubtfulNotSaved) || !doubted(origin));
+        let origins = saved.map(|(origin, holding)| Saved {
             head: holding.head.clone(),
             state: Arc::clone(&holding.state),
             age: self.proofs.get(origin).map(|proof| Duration::from_millis(proof.age_ms(now.max(self.now)))),

@@ -115,7 +115,8 @@ impl Exchange {
         let taken = self.taken.get(origin).map(|at| Proof::new(*at, 0));
         let earlier = shown.version.incarnation == held.incarnation
             && shown.version.index < held.index
-            && Some(proof) <= taken;
+            && (Some(proof) <= taken || planted!(EarlierCredited));
+        let earlier = earlier || (planted!(OlderLifeCredited) && shown.version.place() < held.place());
         if shown.version == held || earlier || planted!(ClaimAhead) {
             let before = self.proofs.get(origin).copied().filter(|_| !self.unproven.remove(origin));
             self.proofs.insert(origin.clone(), before.map_or(proof, |before| before.max(proof)));

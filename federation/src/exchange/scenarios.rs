@@ -28,7 +28,7 @@ fn record(n: usize, fill: u8, size: usize) -> Record {
 fn exchange(name: &str, role: PeerRole) -> Exchange {
     let Peer { region, node, .. } = peer(name, role);
     let role = match role {
-        PeerRole::Node => Role::Node(Box::new(Key { region: region.clone(), node: node.clone() })),
+        PeerRole::Node => Role::Node(Box::new(Key::of(region.clone(), node.clone()))),
         PeerRole::Leaf => Role::Leaf,
     };
     Exchange::new(Settings {
@@ -218,7 +218,7 @@ fn update_at(origin: &str, by: &str, place: Place, records: Vec<Record>) -> (Ver
     let state = State::from_records(records.iter().cloned());
     let Peer { region: signs, node, .. } = peer(by, Node);
     let version = Version { incarnation: place.incarnation, index: place.index, root: state.root() };
-    let key = Key { region: signs, node: node.clone() };
+    let key = Key::of(signs, node.clone());
     let head = Head { origin: region(origin), node, version, records: state.len() as u32 };
     let signature = key.sign(&head.signed_bytes()).unwrap();
     let head = SignedHead { credential: key.credential(), signature, head };

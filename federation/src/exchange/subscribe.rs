@@ -149,7 +149,7 @@ impl Exchange {
         let origin = head.head.origin.clone();
         let state = Arc::new(state);
         let life = self.held.get(&origin).map(|held| held.version().incarnation);
-        if life.is_some_and(|life| life != head.head.version.incarnation) {
+        if life.is_some_and(|life| life != head.head.version.incarnation) && !planted!(LifeProofKept) {
             self.unproven.insert(origin.clone());
         }
         let keys = match self.held.get_mut(&origin) {
