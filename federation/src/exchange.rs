@@ -58,7 +58,7 @@ pub struct LinkId(pub u64);
 pub enum PeerRole {
     /// Publishes and subscribes.
     Node,
-    /// Subscribes only, to nodes of its own region.
+    /// Subscribes only, to nodes of its own region, and lends them what it alone remembers when they ask.
     Leaf,
 }
 

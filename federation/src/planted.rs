@@ -102,6 +102,8 @@ pub(crate) mod bugs {
         StaleTurnForgotten,
         /// What is known of the own region already counts as heard of now.
         HeardAnew,
+        /// What a leaf alone remembers is not asked for.
+        LeafUnasked,
         /// What is kept on disk leaves out regions that were not heard of lately.
         DoubtfulNotSaved,
         /// All endpoints of a summary are taken for those of its first subset.

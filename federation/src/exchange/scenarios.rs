@@ -178,6 +178,36 @@ fn a_restart_costs_the_buckets_that_differ() {
     assert!(sent < 40, "{sent} records for one that changed");
 }
 
+/// All nodes have lost their memory, and a registry went back meanwhile. A gateway that remembers it has its node tell.
+#[test]
+fn what_a_gateway_alone_remembers_is_heard_of() {
+    let members = [("a", Node), ("b", Node), ("b", Leaf)];
+    let mut line = Line::new(&members);
+    line.own(0, 9, OwnChange::All(vec![record(1, 1, 10)]));
+    line.pass(1_000);
+    assert!(line.members[2].origin(&region("a")).is_some());
+    let now = Monotonic(line.now);
+    line.members[2].handle_link_down(now, LinkId(2));
+    (line.members[0], line.members[1]) = (exchange("a", Node), exchange("b", Node));
+    for (at, link, other) in [(0, 1, 1), (1, 1, 0), (1, 2, 2), (2, 2, 1)] {
+        let (name, role) = members[other];
+        line.members[at].handle_link_up(now, LinkId(link), peer(name, role));
+    }
+    line.settle();
+    line.own(0, 5, OwnChange::All(vec![record(1, 2, 10)]));
+    line.pass(2_000);
+    line.own(0, 5, OwnChange::Some(Vec::new()));
+    assert_eq!((line.members[0].counters().raises, line.members[0].published().is_none()), (1, true));
+    assert_eq!(line.closed, []);
+    let raised = Incarnation { counter: LIFE.counter + 1, random: 1 };
+    let (now, change) = (Monotonic(line.now), OwnChange::Some(Vec::new()));
+    let own = Own { incarnation: raised, index: 6, proven: Some(now), change };
+    line.members[0].handle_own(now, own);
+    line.settle();
+    let bytes = |at: usize| line.members[at].origin(&region("a")).unwrap().state.get(&key(1)).unwrap()[0];
+    assert_eq!([bytes(1), bytes(2)], [2, 2]);
+}
+
 /// Nothing queues for a subscriber that does not read: it gets a few parts, and later the newest state.
 #[test]
 fn a_slow_subscriber_skips_to_the_newest() {

@@ -82,7 +82,13 @@ impl Exchange {
         id: LinkId,
         mut update: Update,
     ) -> Result<(), Violation> {
-        self.subscribed(id)?;
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        if !link.lends {
+            self.subscribed(id)?;
+        } else if !link.wanted.contains_key(&update.origin) && !link.gathers.contains_key(&update.origin) {
+            // It was asked for, and came too late.
+            return Ok(());
+        }
         let origin = update.origin.clone();
         let opening = update.opening.take();
         if origin == self.region {
@@ -170,7 +176,7 @@ impl Exchange {
     }
 
     /// Asks a publisher for the buckets that differ.
-    fn compare_buckets(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
+    pub(super) fn compare_buckets(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
         let digests = self.held.get(origin).map(|h| h.state.digests()).unwrap_or_default();
         self.want(now, id, origin, digests);
     }
@@ -343,7 +349,7 @@ impl Exchange {
     }
 
     /// Whether an update of several parts is coming by any link.
-    fn is_coming(&self, now: Monotonic, origin: &RegionName) -> bool {
+    pub(super) fn is_coming(&self, now: Monotonic, origin: &RegionName) -> bool {
         let mut gathers = self.links.values().filter_map(|link| link.gathers.get(origin));
         gathers.any(|gather| now.since(gather.at) < limits::TRANSFER_PATIENCE)
     }

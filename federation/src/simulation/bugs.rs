@@ -4,7 +4,7 @@ use super::{Broken, run};
 use crate::planted::bugs::Bug;
 
 /// Seeds that a bug may survive.
-const PATIENCE: u64 = 300;
+const PATIENCE: u64 = 600;
 
 fn is_found(bug: Bug) -> Broken {
     let found = (0..PATIENCE).find_map(|seed| run(seed, Some(bug)).err().map(|broken| (seed, broken)));
@@ -61,6 +61,7 @@ planted_bugs! {
     window_kept: WindowKept,
     stale_turn_forgotten: StaleTurnForgotten,
     heard_anew: HeardAnew,
+    leaf_unasked: LeafUnasked,
 }
 
 macro_rules! planted_bugs_of_lookups {

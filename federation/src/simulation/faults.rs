@@ -2,6 +2,7 @@
 
 use super::Broken;
 use super::dice::Dice;
+use super::lookups;
 use super::process::{Process, Written};
 use super::workloads::TTL;
 use super::world::{Event, World};
@@ -272,7 +273,9 @@ impl World {
         let started = &mut self.processes[process];
         started.offset = offset;
         started.start(now, entropy, |since| elapsed.map(|ahead| since + ahead));
-        self.drive(process, |exchange, now| exchange.handle_timeout(now))
+        self.drive(process, |exchange, now| exchange.handle_timeout(now))?;
+        // Before anybody was met, there is what the disk has.
+        lookups::answered(self, process, None)
     }
 
     fn change_cut(&mut self, from: &[usize], to: &[usize], both: bool, by: i32) {

@@ -6,7 +6,7 @@
 
 use super::Broken;
 use super::gateway::Named;
-use super::oracle::{SEEN_BY_LEAF_WITHIN, ensure, is_served, is_stranded};
+use super::oracle::{SEEN_BY_LEAF_WITHIN, ensure, is_served};
 use super::process::Process;
 use super::registry::Records;
 use super::workloads::TTL;
@@ -121,7 +121,6 @@ fn bounded(world: &World, at: usize, service: &ServiceKey, tiers: &[Vec<Named>])
         };
         if let Some(gone) = tiers.iter().flatten().find(gone)
             && is_served(world, at, origin)
-            && !is_stranded(world, at, origin)
         {
             let who = &process.peer.node;
             return Err(format!("{who} still names {:?} of {service:?} in {region}, which is gone", gone.id));

@@ -4,7 +4,7 @@ use super::Broken;
 use super::process::{LIMITS, Process};
 use super::registry::Registry;
 use super::world::World;
-use crate::exchange::head::{Place, Version};
+use crate::exchange::head::Place;
 use crate::exchange::message::{Message, RecordKey};
 use crate::exchange::{Freshness, PeerRole, limits};
 use meridian_model::incarnation::Incarnation;
@@ -20,6 +20,8 @@ pub(super) const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
 
+/// How long a node may not know of a state that another node of its region published: a beat and the way.
+const SKIPPED_FOR: i64 = 1_500;
 /// More messages than this in a second by one link are a conversation that does not end. Whoever paused for minutes has
 /// all their pings to answer.
 const CHATTER: u32 = 400;
@@ -144,8 +146,12 @@ pub(super) fn honest(world: &mut World, at: usize) -> Result<(), Broken> {
                     false => process.seen.taken.get(region),
                 };
                 let later = place >= then && taken.is_some_and(|taken| since <= *taken as i64);
+                // One of several nodes may have skipped what another published before its own state came back. It
+                // vouches for what it published, which is earlier by its place, until peers show it the other.
+                let came_back = registry.held_since(since - SKIPPED_FOR, place, view.state.root())
+                    && registry.had(then, place);
                 ensure!(
-                    later || registry.held_since(since, place, view.state.root()),
+                    later || came_back || registry.held_since(since, place, view.state.root()),
                     "{} holds {region} at {place} and says that was the newest at {since}, when it was {then}",
                     process.peer.node
                 );
@@ -222,9 +228,6 @@ fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broke
     let within = if within == 0 { 0 } else { within + registry.latency };
     let then = registry.before(world.now as i64 - within as i64);
     let view = exchange.origin(region);
-    if is_stranded(world, x, origin) {
-        return Ok(());
-    }
     let place = view.as_ref().map(|view| view.head.head.version.place());
     let same = view.is_some_and(|view| view.state.root() == then.root);
     ensure!(
@@ -236,35 +239,6 @@ fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broke
     let fresh = standing.is_some_and(|s| s.freshness == Freshness::Fresh);
     ensure!(fresh, "{who} calls {region} {standing:?}, and nothing hinders it");
     Ok(())
-}
-
-/// Whether a leaf alone remembered a later state, a moment ago, than all nodes, or another one at the same place. It tells
-/// nobody, so the registry is not raised past that, and nothing older replaces it: it grows old until the nodes come past
-/// it.
-pub(super) fn is_stranded(world: &World, x: usize, origin: usize) -> bool {
-    let last = world.processes[x].seen.stranded.get(&world.regions[origin].0);
-    last.is_some_and(|last| world.now < last + RECOVERED)
-}
-
-/// Once a second: which leaves are stranded.
-pub(super) fn strand(world: &mut World) {
-    let World { regions, processes, now, .. } = world;
-    for (region, _) in regions.iter() {
-        let version = |process: &Process| {
-            let exchange = process.exchange.as_ref()?;
-            let view =
-                if process.peer.region == *region { exchange.published() } else { exchange.origin(region) };
-            view.map(|view| view.head.head.version)
-        };
-        let nodes = processes.iter().filter(|process| !process.is_leaf()).filter_map(version);
-        let nodes: Vec<Version> = nodes.collect();
-        for process in processes.iter_mut().filter(|process| process.is_leaf()) {
-            let Some(held) = version(process) else { continue };
-            if nodes.iter().all(|node| node.place() <= held.place() && *node != held) {
-                process.seen.stranded.insert(region.clone(), *now);
-            }
-        }
-    }
 }
 
 /// Links are told all that is held, from time to time.
@@ -292,9 +266,6 @@ pub(super) fn converged(world: &World) -> Result<(), Broken> {
             let Some(view) = view else {
                 return Err(format!("{who} holds nothing of {region} after healing"));
             };
-            if is_stranded(world, x, origin) {
-                continue;
-            }
             let version = view.head.head.version;
             let same = view.state.root() == newest.root && version.incarnation == newest.place.incarnation;
             ensure!(

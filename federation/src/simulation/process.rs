@@ -74,8 +74,6 @@ pub(super) struct Written {
 pub(super) struct Seen {
     /// What it shows of each origin, put together from what it said had changed.
     pub(super) mirrors: BTreeMap<RegionName, (Place, BTreeMap<RecordKey, Bytes>)>,
-    /// When it, a leaf, was last alone with what it remembers.
-    pub(super) stranded: BTreeMap<RegionName, u64>,
     /// When it took that.
     pub(super) taken: BTreeMap<RegionName, u64>,
     /// What it found on its disk, and since when by its clock that was not known to be the newest.

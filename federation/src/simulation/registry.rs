@@ -81,6 +81,14 @@ impl Registry {
         later.chain([self.before(since)]).any(|commit| same(&commit))
     }
 
+    /// Whether the records at `then` were those of a state before `place`, too.
+    pub(super) fn had(&self, then: Place, place: Place) -> bool {
+        let root =
+            |at: Place| self.commits.iter().rev().find(|commit| commit.place == at).map(|commit| commit.root);
+        let before = |commit: &&Commit| commit.place.incarnation == place.incarnation && commit.place < place;
+        self.commits.iter().filter(before).any(|commit| Some(commit.root) == root(then))
+    }
+
     fn commit(
         &mut self,
         time: u64,

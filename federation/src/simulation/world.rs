@@ -139,8 +139,6 @@ pub(super) struct World {
     healed: u64,
     /// How often a region's instances change, in milliseconds.
     pace: u64,
-    /// Whether a leaf was stranded when all had healed.
-    stranded: bool,
     /// What was counted when all had healed.
     before: Vec<Counters>,
     trace: bool,
@@ -209,7 +207,6 @@ impl World {
             queue: BinaryHeap::new(),
             planned: 0,
             before: Vec::new(),
-            stranded: false,
             trace: std::env::var_os("MERIDIAN_TRACE").is_some(),
             dice,
             regions,
@@ -295,8 +292,7 @@ impl World {
             ("links were closed", rose(|c| c.violations)),
             ("heads were refused", rose(|c| c.refused_heads)),
             ("registries were raised", rose(|c| c.raises)),
-            // A registry that went back unseen comes past what a stranded leaf remembers.
-            ("states diverged", if self.stranded { 0 } else { rose(|c| c.divergences) }),
+            ("states diverged", rose(|c| c.divergences)),
         ];
         match never.iter().find(|(_, count)| *count > 0) {
             Some((what, _)) => Err(format!("without any fault, {what}")),
@@ -381,19 +377,14 @@ impl World {
             Event::Enemy { fault } => self.enemy(fault),
             Event::Check => {
                 self.plan(self.now + 1_000, Event::Check);
-                oracle::strand(self);
                 oracle::current(self)?;
                 (0..self.processes.len()).try_for_each(|at| lookups::answered(self, at, None))?;
                 self.conns.iter_mut().for_each(|conn| conn.sent = [0, 0]);
                 Ok(())
             }
             Event::Healed => {
-                oracle::strand(self);
                 oracle::converged(self)?;
                 self.before = self.counters();
-                let mut all =
-                    (0..self.processes.len()).flat_map(|x| (0..self.regions.len()).map(move |o| (x, o)));
-                self.stranded = all.any(|(x, origin)| oracle::is_stranded(self, x, origin));
                 // Changes go on from here.
                 for region in 0..self.regions.len() {
                     self.later(1..500, Event::Write { region });
