@@ -39,7 +39,7 @@ use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use message::{Message, Record, RecordKey};
 use own::{OwnRegion, Step};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use subscribe::Source;
@@ -58,7 +58,7 @@ pub struct LinkId(pub u64);
 pub enum PeerRole {
     /// Publishes and subscribes.
     Node,
-    /// Subscribes only, to nodes of its own region.
+    /// Subscribes only, to nodes of its own region, and lends them what it alone remembers when they ask.
     Leaf,
 }
 
@@ -215,6 +215,12 @@ pub struct Exchange {
     held: BTreeMap<RegionName, Holding>,
     /// Moments at which what is held was the newest.
     proofs: BTreeMap<RegionName, Proof>,
+    /// When what is held was taken.
+    taken: BTreeMap<RegionName, Monotonic>,
+    /// Origins of which another life came than was proven so far. What was proven goes on to count here, or a region
+    /// whose registry was raised would be stale for a beat; but it is not passed on, and what is proven of that life
+    /// takes its place. It may be an old life that somebody remembered.
+    unproven: BTreeSet<RegionName>,
     /// At most [`limits::LINKS`].
     links: BTreeMap<LinkId, Link>,
     sources: BTreeMap<RegionName, Source>,
@@ -244,6 +250,8 @@ impl Exchange {
             },
             held: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            unproven: BTreeSet::new(),
             links: BTreeMap::new(),
             sources: BTreeMap::new(),
             verified: Verified::default(),
@@ -284,6 +292,7 @@ impl Exchange {
             }
             let keys = state.iter().map(|(key, _)| key.clone()).collect();
             self.held.insert(origin.clone(), Holding::new(head, state));
+            self.taken.insert(origin.clone(), now);
             self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
             self.judge(now, &origin);
         }
@@ -293,7 +302,9 @@ impl Exchange {
     /// What is to be kept for the next start of the process. Cheap: records are shared, not copied.
     #[must_use]
     pub fn export(&self, now: Monotonic) -> Image {
-        let origins = self.held.iter().map(|(origin, holding)| Saved {
+        let doubted = |o: &RegionName| self.stand(now.max(self.now), o).freshness != Freshness::Fresh;
+        let saved = self.held.iter().filter(|(origin, _)| !planted!(DoubtfulNotSaved) || !doubted(origin));
+        let origins = saved.map(|(origin, holding)| Saved {
             head: holding.head.clone(),
             state: Arc::clone(&holding.state),
             age: self.proofs.get(origin).map(|proof| Duration::from_millis(proof.age_ms(now.max(self.now)))),

@@ -84,6 +84,36 @@ pub(crate) mod bugs {
         DownUntold,
         /// Parts are sent without waiting for those before.
         WindowIgnored,
+        /// A signature that was good once is good for whatever head it stands under.
+        VerifiedBySignature,
+        /// Records whose buckets are empty now are not among those that changed.
+        VanishedBucketUntold,
+        /// What is published is as new as the registry's last answer, even if that could not be published.
+        UnpublishedVouched,
+        /// A claim about an earlier state of the same life counts, even if a later one had been taken by then.
+        EarlierCredited,
+        /// What was proven of a life counts for the next one that comes.
+        LifeProofKept,
+        /// A claim about an older life counts for the one that is held.
+        OlderLifeCredited,
+        /// What was on its way counts as unanswered although the subscriber began anew.
+        WindowKept,
+        /// An origin that grows stale after it was suspect is noticed only when something else happens.
+        StaleTurnForgotten,
+        /// What is known of the own region already counts as heard of now.
+        HeardAnew,
+        /// What a leaf alone remembers is not asked for.
+        LeafUnasked,
+        /// What is kept on disk leaves out regions that were not heard of lately.
+        DoubtfulNotSaved,
+        /// All endpoints of a summary are taken for those of its first subset.
+        SubsetMisread,
+        /// Not in production code, but in what stands for the gateway: a stale region's services are forgotten.
+        StaleForgotten,
+        /// Likewise: a suspect region takes nothing.
+        SuspectDropped,
+        /// Likewise: a region that is drained takes nothing, even where nobody else can.
+        DrainEmpties,
     }
 
     thread_local! {

@@ -3,6 +3,7 @@
 //! Protocol buffers without maps, so one value has one form; fields that a newer version adds are passed over by an
 //! older one. What other regions sent is checked like any input: a record that breaks a bound is refused by name.
 
+use crate::planted::planted;
 use bytes::Bytes;
 use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
 use meridian_model::summary::{
@@ -236,7 +237,7 @@ fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord
         host: host(&e.host)?,
         port: port(e.port)?,
         weight: e.weight,
-        subset: e.subset,
+        subset: if planted!(SubsetMisread) { 0 } else { e.subset },
         degraded: e.degraded,
         tags: e.tags.into_iter().map(|tag| text("a tag", tag, MAX_VALUE_BYTES)).collect::<Result<_, _>>()?,
         metadata: Arc::new(metadata.collect::<Result<BTreeMap<_, _>, BadRecord>>()?),

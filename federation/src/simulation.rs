@@ -7,12 +7,15 @@
 mod bugs;
 mod dice;
 mod faults;
+mod gateway;
 pub(crate) mod keys;
+mod lookups;
 mod network;
 mod oracle;
 mod process;
 mod registry;
 mod rogue;
+mod workloads;
 mod world;
 
 use crate::planted::bugs::{Bug, plant};
@@ -75,5 +78,7 @@ fn what_the_exchange_promises_holds() {
     let count = next.into_inner().min(first + count) - first;
     let seconds = begin.elapsed().as_secs_f64();
     println!("{count} seeds in {seconds:.1} s: {:.0} a minute", count as f64 / seconds * 60.0);
+    let [answers, dead] = [&lookups::ANSWERS, &lookups::DEAD].map(|count| count.load(Ordering::Relaxed));
+    println!("{answers} answers, of which {dead} name something dead first");
     assert!(failures.is_empty(), "{} seeds broke a promise; see above", failures.len());
 }

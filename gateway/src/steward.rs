@@ -7,11 +7,11 @@
 use crate::clock;
 use crate::history::{Actor, Entry, value_of};
 use crate::region::Region;
-use meridian_model::binding::{Binding, Bound, Candidate, Source, Stage};
+use meridian_model::binding::{Activation, Binding, Bound, Candidate, Source};
 use meridian_model::names::{Namespace, ServiceName};
-use meridian_model::rollout::{Evidence, Return, Trial, Verdict, judge};
+use meridian_model::rollout::{Evidence, Return, Settings, Trial, Verdict, judge, objection};
 use meridian_model::time::UnixMillis;
-use meridian_policies::{Example, Host, Observation};
+use meridian_policies::{Example, Host, Observation, Seen};
 use meridian_registry::{Change, Committed, Condition, Key, Revision, Write, record};
 use serde_json::{Value, json};
 use smol_str::format_smolstr;
@@ -35,7 +35,7 @@ pub struct StewardStats {
     pub rolled_back: AtomicU64,
     /// Versions that became known to be good.
     pub soaked: AtomicU64,
-    /// Failures of candidates told to the region.
+    /// First failures of versions told to the region.
     pub reported: AtomicU64,
     /// Decisions that could not be written, or that somebody else had written already.
     pub unwritten: AtomicU64,
@@ -48,8 +48,7 @@ pub struct StewardStats {
 pub struct Sight {
     active: Option<(Bound, UnixMillis, Evidence)>,
     candidate: Option<(Bound, UnixMillis, Evidence)>,
-    services: Vec<Value>,
-    examples: Vec<Value>,
+    services: Vec<Observation>,
 }
 
 impl Sight {
@@ -67,16 +66,67 @@ impl Sight {
         (*bound == candidate.bound && *since == candidate.since).then_some(evidence)
     }
 
-    /// The services that the candidate would change most.
+    /// The services that the candidate would change most, for people and programs.
     #[must_use]
-    pub fn services(&self) -> &[Value] {
-        &self.services
+    pub fn services(&self) -> Vec<Value> {
+        let seen = self.services.iter().filter_map(|o| Some((&o.service, o.candidate.as_ref()?)));
+        let mut services: Vec<Value> = seen
+            .map(|(name, seen)| {
+                let mut service = render(&seen.evidence);
+                service["namespace"] = json!(name.namespace);
+                service["service"] = json!(name.service);
+                service
+            })
+            .collect();
+        let changed = |service: &Value| service["changed"].as_f64().unwrap_or(0.0);
+        services.sort_by(|a, b| changed(b).total_cmp(&changed(a)));
+        services.truncate(MAX_SHOWN);
+        services
     }
 
     /// Lookups that it would have answered differently.
     #[must_use]
-    pub fn examples(&self) -> &[Value] {
-        &self.examples
+    pub fn examples(&self) -> Vec<Value> {
+        let seen = self.services.iter().filter_map(|observation| observation.candidate.as_ref());
+        seen.flat_map(|seen| &seen.examples).take(MAX_SHOWN).map(example).collect()
+    }
+
+    /// The worst verdict on a version: over all services together, then on each of them, since harm to one is little among
+    /// many.
+    fn judge(
+        &self,
+        trial: Trial,
+        whole: &Evidence,
+        of: impl Fn(&Observation) -> Option<&Seen>,
+        settings: &Settings,
+    ) -> Verdict {
+        let verdict = judge(trial, whole, settings);
+        if matches!(verdict, Verdict::RollBack(_)) || self.services.len() < 2 {
+            return verdict;
+        }
+        let each = self.services.iter().filter_map(|observation| Some((observation, of(observation)?)));
+        let worst = each.filter_map(|(observation, seen)| match judge(trial, &seen.evidence, settings) {
+            Verdict::RollBack(why) => Some(format_smolstr!("{}: {why}", observation.service)),
+            Verdict::Wait | Verdict::Good => None,
+        });
+        worst.into_iter().next().map_or(verdict, Verdict::RollBack)
+    }
+
+    /// What speaks against promoting this candidate, by what this gateway saw and what others reported.
+    #[must_use]
+    pub fn objection(sight: Option<&Self>, candidate: &Candidate, settings: &Settings) -> Option<String> {
+        let evidence = sight.and_then(|sight| sight.candidate_of(candidate)).cloned().unwrap_or_default();
+        if let Some(against) = objection(&evidence, settings) {
+            return Some(against.into());
+        }
+        if !candidate.fault.is_empty() {
+            return Some(format!("it failed: {}", candidate.fault));
+        }
+        let each = sight.into_iter().flat_map(|sight| &sight.services);
+        // Of one service alone it need not have been asked often.
+        let few = Settings { promote_lookups: 0, ..settings.clone() };
+        each.filter_map(|o| Some((o, o.candidate.as_ref()?)))
+            .find_map(|(o, seen)| Some(format!("{}: {}", o.service, objection(&seen.evidence, &few)?)))
     }
 
     fn add(&mut self, observation: Observation) {
@@ -90,20 +140,10 @@ impl Sight {
                 _ => *place = Some((seen.bound.clone(), seen.since, seen.evidence.clone())),
             };
         sum(&mut self.active, &observation.active);
-        let Some(candidate) = &observation.candidate else { return };
-        sum(&mut self.candidate, candidate);
-        let mut service = render(&candidate.evidence);
-        service["namespace"] = json!(observation.service.namespace);
-        service["service"] = json!(observation.service.service);
-        self.services.push(service);
-        self.examples.extend(candidate.examples.iter().map(example));
-    }
-
-    fn cut(&mut self) {
-        let changed = |service: &Value| service["changed"].as_f64().unwrap_or(0.0);
-        self.services.sort_by(|a, b| changed(b).total_cmp(&changed(a)));
-        self.services.truncate(MAX_SHOWN);
-        self.examples.truncate(MAX_SHOWN);
+        if let Some(candidate) = &observation.candidate {
+            sum(&mut self.candidate, candidate);
+        }
+        self.services.push(observation);
     }
 }
 
@@ -150,7 +190,6 @@ pub async fn look(host: &Host) -> BTreeMap<Place, Sight> {
         };
         sights.entry((namespace, service)).or_default().add(observation);
     }
-    sights.values_mut().for_each(Sight::cut);
     sights
 }
 
@@ -167,14 +206,15 @@ fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
     if let Some(candidate) = &binding.candidate
         && let Some(evidence) = sight.candidate_of(candidate)
     {
-        match judge(Trial::Candidate(candidate.stage), evidence, &region.rollout) {
+        let trial = Trial::Candidate(candidate.stage);
+        match sight.judge(trial, evidence, |o| o.candidate.as_ref(), &region.rollout) {
             Verdict::RollBack(why) => {
                 let after = binding.roll_back(Return::Good, now).ok()?;
                 return Some(Deed { action: "rollback", reason: format!("candidate: {why}"), after });
             }
             Verdict::Wait | Verdict::Good => {}
         }
-        if evidence.faults > 0 && candidate.fault.is_empty() && candidate.stage == Stage::Shadow {
+        if evidence.faults > 0 && candidate.fault.is_empty() {
             let fault = format_smolstr!("{} at {}", evidence.last_fault, region.me);
             let candidate = Candidate { fault, ..candidate.clone() };
             let after = Binding { candidate: Some(candidate), ..binding.clone() };
@@ -185,9 +225,17 @@ fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
         return None;
     }
     let evidence = sight.active_of(binding)?;
-    let age = now.since(binding.activation.since);
+    let activation = binding.activation;
+    let age = now.since(activation.since.max(activation.failed_at));
     let age_millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    match judge(Trial::Active { way: binding.activation.way, age_millis }, evidence, &region.rollout) {
+    let trial = Trial::Active { way: activation.way, age_millis };
+    match sight.judge(trial, evidence, |o| Some(&o.active), &region.rollout) {
+        // The first failure is told to the region: whoever saw none must not find the version good over it.
+        Verdict::Wait if evidence.faults > 0 && activation.failed_at.0 == 0 => {
+            let activation = Activation { failed_at: now, ..activation };
+            let after = Binding { activation, ..binding.clone() };
+            Some(Deed { action: "report", reason: evidence.last_fault.to_string(), after })
+        }
         Verdict::Wait => None,
         Verdict::Good => Some(Deed { action: "soak", reason: String::new(), after: binding.soaked() }),
         Verdict::RollBack(why) => {

@@ -184,24 +184,25 @@ impl Arguments {
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
     let path = format!("/v1/namespaces/{}/bindings/{}", arguments.namespace, arguments.service);
+    let stage = arguments.stage;
     let body = arguments.body()?;
     let connection = Connection::open(global, Role::Operator)?;
     let answer = connection.send(Method::PUT, &path, &[], Payload::Json(body)).await?;
     if global.json {
         output::json(&answer.body);
     } else {
-        output::say(render(&answer.body));
+        output::say(render(&answer.body, stage));
     }
     Ok(())
 }
 
-fn render(binding: &Value) -> String {
+fn render(binding: &Value, stage: Stage) -> String {
     let text = |pointer: &str| text_of(binding, pointer);
     let whom = whom(binding);
     let version = |at: &str| {
         format!("{} {}", text(&format!("{at}/policy")), short_version(&text(&format!("{at}/version"))))
     };
-    let tried = binding.pointer("/candidate/stage").and_then(Value::as_str);
+    let tried = (stage != Stage::Active).then_some(stage.as_str());
     let shown = if tried.is_some() { "/candidate" } else { "/active" };
     let mut said = match tried {
         Some("canary") => {
@@ -235,7 +236,11 @@ fn render(binding: &Value) -> String {
         line("note", "stored; this gateway does not answer with it yet".to_owned());
     }
     if tried.is_some() {
-        said.push_str(&format!("\nnext: meridian policy diff {}", text("/service")));
+        said.push_str(&format!(
+            "\nnext: meridian policy diff {} --namespace {}",
+            text("/service"),
+            text("/namespace")
+        ));
     }
     said
 }
@@ -305,7 +310,7 @@ mod tests {
             "lastGood": [{ "policy": "weighted", "version": "sha256:ffffffffffffffff", "config": null }],
             "limits": { "regions": "all" }, "callerLabels": [] });
         assert_eq!(
-            render(&binding),
+            render(&binding, Stage::Active),
             "canary sha256:0123456789ab answers for default/orders-api (index 9)\n  config    {\"percent\":10}\n  \
              before    weighted sha256:ffffffffffff"
         );

@@ -64,7 +64,7 @@ impl PlaceArguments {
 }
 
 pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Result<(), Failure> {
-    let mut body = Map::new();
+    let mut body = meant(&arguments.place, global).await?;
     if arguments.force {
         body.insert("force".to_owned(), json!(true));
     }
@@ -73,8 +73,18 @@ pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Res
 }
 
 pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> Result<(), Failure> {
-    let reason = arguments.reason.map(|reason| ("reason".to_owned(), json!(reason)));
-    change(&arguments.place.path("rollback"), reason.into_iter().collect(), global).await
+    let mut body = meant(&arguments.place, global).await?;
+    body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    change(&arguments.place.path("rollback"), body, global).await
+}
+
+/// What is meant is what stands there now: a version that comes in between is not touched.
+async fn meant(place: &PlaceArguments, global: &Global) -> Result<Map<String, Value>, Failure> {
+    let connection = Connection::open(global, Role::Operator)?;
+    let path = format!("/v1/namespaces/{}/bindings/{}", place.namespace, place.service);
+    let binding = connection.get(&path, &[]).await?.body;
+    let version = binding.pointer("/candidate/version").or_else(|| binding.pointer("/active/version"));
+    Ok(version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect())
 }
 
 async fn change(path: &str, body: Map<String, Value>, global: &Global) -> Result<(), Failure> {
@@ -161,7 +171,11 @@ fn render(binding: &Value) -> String {
     said.push_str("\n\n");
     match candidate.get("objection").and_then(Value::as_str) {
         Some(objection) => said.push_str(&format!("not yet: {}", printable(objection))),
-        None => said.push_str(&format!("next: meridian policy promote {}", text_of(binding, "/service"))),
+        None => said.push_str(&format!(
+            "next: meridian policy promote {} --namespace {}",
+            text_of(binding, "/service"),
+            text_of(binding, "/namespace")
+        )),
     }
     said
 }

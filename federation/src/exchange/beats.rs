@@ -36,7 +36,10 @@ impl Exchange {
         let leaf = link.peer.role == PeerRole::Leaf;
         let claims = own_region.into_iter().chain(self.held.keys()).filter_map(|origin| {
             let version = shelf.of(origin, &link.peer)?.version();
-            let proof = if *origin == self.region { own.proof() } else { self.proofs.get(origin).copied() };
+            let proof = match *origin == self.region {
+                true => own.proof(),
+                false => self.proofs.get(origin).filter(|_| !self.unproven.contains(origin)).copied(),
+            };
             let mut age_ms = proof.map(|proof| proof.age_ms(now));
             if planted!(RelayAgeDropped) && *origin != self.region {
                 age_ms = Some(0);
@@ -99,8 +102,9 @@ impl Exchange {
         Ok(())
     }
 
-    /// Counts what a link's last beat said of an origin, if it was about what is held or something before it. Of another
-    /// life it says nothing.
+    /// Counts what a link's last beat said of an origin, if it was about what is held, or about something before it. Of
+    /// another life it says nothing. That something earlier was the newest when a later state had already been taken, is
+    /// true only of a registry that went back: then the claim says nothing of what is held.
     pub(super) fn credit(&mut self, id: LinkId, origin: &RegionName) {
         let Some(held) = self.held.get(origin).map(Holding::version) else { return };
         let Some(shown) = self.links.get(&id).and_then(|link| link.shown.get(origin)) else { return };
@@ -108,12 +112,15 @@ impl Exchange {
             self.counters.divergences = self.counters.divergences.saturating_add(1);
             return;
         }
-        let earlier = shown.version.incarnation == held.incarnation && shown.version.index <= held.index;
-        if let Some(proof) = shown.proof
-            && (earlier || planted!(ClaimAhead))
-        {
-            let best = self.proofs.get(origin).copied().max(Some(proof));
-            self.proofs.extend(best.map(|best| (origin.clone(), best)));
+        let Some(proof) = shown.proof else { return };
+        let taken = self.taken.get(origin).map(|at| Proof::new(*at, 0));
+        let earlier = shown.version.incarnation == held.incarnation
+            && shown.version.index < held.index
+            && (Some(proof) <= taken || planted!(EarlierCredited));
+        let earlier = earlier || (planted!(OlderLifeCredited) && shown.version.place() < held.place());
+        if shown.version == held || earlier || planted!(ClaimAhead) {
+            let before = self.proofs.get(origin).copied().filter(|_| !self.unproven.remove(origin));
+            self.proofs.insert(origin.clone(), before.map_or(proof, |before| before.max(proof)));
         }
     }
 

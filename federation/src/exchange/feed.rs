@@ -45,7 +45,8 @@ struct Sending {
 impl Feed {
     /// The subscriber says what it has; whatever was on its way may be lost.
     pub(super) fn handle_have(&mut self, base: Option<Place>, follow: bool) {
-        *self = Self { follow, lacks: true, base, ..Self::default() };
+        let unacked = if planted!(WindowKept) { std::mem::take(&mut self.unacked) } else { VecDeque::new() };
+        *self = Self { follow, lacks: true, base, unacked, ..Self::default() };
     }
 
     /// The subscriber says which buckets it has.

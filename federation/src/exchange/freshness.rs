@@ -6,6 +6,7 @@
 
 use super::limits;
 use super::{Freshness, Standing};
+use crate::planted::planted;
 use meridian_model::time::Monotonic;
 use std::time::Duration;
 
@@ -68,7 +69,8 @@ impl Standing {
 
     /// When it will differ if nothing comes.
     pub(super) fn turns(now: Monotonic, proof: Option<Proof>, path: PathSeen) -> Option<Monotonic> {
-        let ages = [limits::FRESH_BELOW, limits::SUSPECT_BELOW];
+        let last = if planted!(StaleTurnForgotten) { limits::FRESH_BELOW } else { limits::SUSPECT_BELOW };
+        let ages = [limits::FRESH_BELOW, last];
         let age = proof.map(|proof| Duration::from_millis(proof.age_ms(now)));
         let older = age.and_then(|age| ages.into_iter().find(|bound| age < *bound).map(|bound| bound - age));
         let older = older.map(|rest| now.plus(rest));

@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// When buckets of an origin were asked for that have not begun to come; names that the peer offered, so they are
     /// forgotten when [`Link::drop_stalled`] is called.
     pub(super) wanted: BTreeMap<RegionName, Monotonic>,
+    /// Whether the peer is a leaf that was asked for what it remembers.
+    pub(super) lends: bool,
     /// Heads of others that failed the check since the last digest.
     pub(super) refusals: u32,
     /// Numbers updates.
@@ -61,6 +63,7 @@ impl Link {
             feeds: BTreeMap::new(),
             gathers: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            lends: false,
             refusals: 0,
             transfers: 0,
         }

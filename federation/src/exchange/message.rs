@@ -1,4 +1,5 @@
-//! What goes over a link. Both ends of a link between nodes publish and subscribe; a leaf only subscribes.
+//! What goes over a link. Both ends of a link between nodes publish and subscribe; a leaf only subscribes, but when its
+//! node asks for what the leaf holds and the node does not, it answers like a publisher.
 
 use super::head::{SignedHead, Version};
 use super::limits::{self, Limits};

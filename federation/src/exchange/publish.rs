@@ -6,6 +6,7 @@ use super::message::{Ack, Have, Message, Want};
 use super::own::OwnRegion;
 use super::violation::Violation;
 use super::{Exchange, LinkId, Output, Peer, PeerRole, limits};
+use crate::planted::planted;
 use meridian_model::names::RegionName;
 use std::collections::BTreeMap;
 
@@ -18,12 +19,11 @@ pub(super) struct Shelf<'a> {
 
 impl<'a> Shelf<'a> {
     /// Nobody is told of its own region: it knows from its registry. Leaves are told by nodes of their own region only,
-    /// which the link's beginning has made sure of.
+    /// which the link's beginning has made sure of; and so are these by leaves.
     pub(super) fn of(&self, origin: &RegionName, peer: &Peer) -> Option<&'a Holding> {
-        let own = self.own?;
         match origin {
             origin if *origin == peer.region => None,
-            origin if origin == self.region => own.published(),
+            origin if origin == self.region => self.own?.published(),
             origin => self.held.get(origin),
         }
     }
@@ -35,8 +35,13 @@ impl Exchange {
             return Err(Violation::NotAllowed("a leaf publishes nothing"));
         }
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        let mut named = Vec::with_capacity(have.origins.len());
+        let leaf = link.peer.role == PeerRole::Leaf;
+        let (mut named, mut later) = (Vec::with_capacity(have.origins.len()), Vec::new());
         for held in have.origins {
+            let place = held.version.map(|version| version.place());
+            if place > self.held.get(&held.origin).map(Holding::place) && held.origin != self.region {
+                later.push(held.origin.clone());
+            }
             if link.feeds.len() >= limits::ORIGINS && !link.feeds.contains_key(&held.origin) {
                 return Err(Violation::TooManyOrigins);
             }
@@ -45,13 +50,35 @@ impl Exchange {
             named.push(held.origin);
         }
         named.iter().for_each(|origin| self.pump(id, origin));
+        if leaf {
+            later.iter().for_each(|origin| self.ask_leaf(id, origin));
+        }
         Ok(())
+    }
+
+    /// A gateway remembers a later state than this node, which was started without a disk perhaps, as all others were. So
+    /// it is asked, or its region's registry would not be raised past that and the gateway would never follow it again.
+    /// One at a time: a node that starts has many gateways.
+    fn ask_leaf(&mut self, id: LinkId, origin: &RegionName) {
+        let room = self.held.contains_key(origin) || self.held.len() < limits::ORIGINS - 1;
+        let asked = self.links.values().any(|link| link.wanted.contains_key(origin));
+        if !room || asked || self.is_coming(self.now, origin) || planted!(LeafUnasked) {
+            return;
+        }
+        if let Some(link) = self.links.get_mut(&id) {
+            link.lends = true;
+        }
+        self.compare_buckets(self.now, id, origin);
     }
 
     pub(super) fn on_want(&mut self, id: LinkId, want: &Want) -> Result<(), Violation> {
         let shelf = Shelf { region: &self.region, own: self.own.as_ref(), held: &self.held };
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         let Some(holding) = shelf.of(&want.origin, &link.peer) else { return Ok(()) };
+        if self.own.is_none() {
+            // A leaf has no subscribers but the one that asks. It holds the origin, so there are not too many.
+            link.feeds.entry(want.origin.clone()).or_default();
+        }
         // A subscriber that asks for more at once than it may will ask again.
         if link.sending(&want.origin) < self.limits.transfers
             && let Some(feed) = link.feeds.get_mut(&want.origin)

@@ -1,6 +1,6 @@
 //! What single promises cost and refuse, with a few exchanges that are wired by hand. The simulator has the rest.
 
-use super::head::{Head, Root, Version};
+use super::head::{Head, Place, Root, Version};
 use super::message::{Basis, Opening, Update};
 use super::*;
 use crate::simulation::keys::{Authority, Key};
@@ -29,7 +29,7 @@ fn record(n: usize, fill: u8, size: usize) -> Record {
 fn exchange(name: &str, role: PeerRole) -> Exchange {
     let Peer { region, node, .. } = peer(name, role);
     let role = match role {
-        PeerRole::Node => Role::Node(Box::new(Key { region: region.clone(), node: node.clone() })),
+        PeerRole::Node => Role::Node(Box::new(Key::of(region.clone(), node.clone()))),
         PeerRole::Leaf => Role::Leaf,
     };
     Exchange::new(Settings {
@@ -182,6 +182,36 @@ fn a_restart_costs_the_buckets_that_differ() {
     assert!(sent < 40, "{sent} records for one that changed");
 }
 
+/// All nodes have lost their memory, and a registry went back meanwhile. A gateway that remembers it has its node tell.
+#[test]
+fn what_a_gateway_alone_remembers_is_heard_of() {
+    let members = [("a", Node), ("b", Node), ("b", Leaf)];
+    let mut line = Line::new(&members);
+    line.own(0, 9, OwnChange::All(vec![record(1, 1, 10)]));
+    line.pass(1_000);
+    assert!(line.members[2].origin(&region("a")).is_some());
+    let now = Monotonic(line.now);
+    line.members[2].handle_link_down(now, LinkId(2));
+    (line.members[0], line.members[1]) = (exchange("a", Node), exchange("b", Node));
+    for (at, link, other) in [(0, 1, 1), (1, 1, 0), (1, 2, 2), (2, 2, 1)] {
+        let (name, role) = members[other];
+        line.members[at].handle_link_up(now, LinkId(link), peer(name, role));
+    }
+    line.settle();
+    line.own(0, 5, OwnChange::All(vec![record(1, 2, 10)]));
+    line.pass(2_000);
+    line.own(0, 5, OwnChange::Some(Vec::new()));
+    assert_eq!((line.members[0].counters().raises, line.members[0].published().is_none()), (1, true));
+    assert_eq!(line.closed, []);
+    let raised = Incarnation { counter: LIFE.counter + 1, random: 1 };
+    let (now, change) = (Monotonic(line.now), OwnChange::Some(Vec::new()));
+    let own = Own { incarnation: raised, index: 6, proven: Some(now), change };
+    line.members[0].handle_own(now, own);
+    line.settle();
+    let bytes = |at: usize| line.members[at].origin(&region("a")).unwrap().state.get(&key(1)).unwrap()[0];
+    assert_eq!([bytes(1), bytes(2)], [2, 2]);
+}
+
 /// Nothing queues for a subscriber that does not read: it gets a few parts, and later the newest state.
 #[test]
 fn a_slow_subscriber_skips_to_the_newest() {
@@ -215,14 +245,18 @@ fn a_slow_subscriber_skips_to_the_newest() {
 }
 
 fn update_of(origin: &str, by: &str, records: Vec<Record>) -> Message {
+    update_at(origin, by, Place { incarnation: LIFE, index: 9 }, records).1
+}
+
+fn update_at(origin: &str, by: &str, place: Place, records: Vec<Record>) -> (Version, Message) {
     let state = State::from_records(records.iter().cloned());
     let Peer { region: signs, node, .. } = peer(by, Node);
-    let version = Version { incarnation: LIFE, index: 9, root: state.root() };
-    let key = Key { region: signs, node: node.clone() };
+    let version = Version { incarnation: place.incarnation, index: place.index, root: state.root() };
+    let key = Key::of(signs, node.clone());
     let head = Head { origin: region(origin), node, version, records: state.len() as u32 };
     let signature = key.sign(&head.signed_bytes()).unwrap();
     let head = SignedHead { credential: key.credential(), signature, head };
-    Message::Update(Update {
+    let update = Message::Update(Update {
         origin: region(origin),
         transfer: 1,
         part: 0,
@@ -230,7 +264,8 @@ fn update_of(origin: &str, by: &str, records: Vec<Record>) -> Message {
         last: true,
         changed: records,
         removed: Vec::new(),
-    })
+    });
+    (version, update)
 }
 
 fn verdict(from: Peer, messages: impl IntoIterator<Item = Message>) -> (Exchange, Option<Violation>) {
@@ -303,6 +338,83 @@ fn a_relay_may_err_but_not_for_long() {
     assert_eq!(exchange.counters().refused_heads, u64::from(limits::REFUSALS));
     let (_, closed) = verdict(peer("a", Node), (0..=limits::REFUSALS).map(|_| forged()));
     assert!(matches!(closed, Some(Violation::Unsigned(_))));
+}
+
+/// At `now`, a peer is asked, and says at once how old region a's state is.
+fn claim(exchange: &mut Exchange, now: u64, link: LinkId, version: Version, age_ms: u64) {
+    exchange.handle_timeout(Monotonic(now));
+    let pings = std::iter::from_fn(|| exchange.poll_output()).filter_map(|output| match output {
+        Output::Send(to, Message::Ping(ping)) if to == link => Some(ping.nonce),
+        _ => None,
+    });
+    let nonce = pings.last().unwrap();
+    let claims = vec![message::Claim { origin: region("a"), version, age_ms: Some(age_ms), path: None }];
+    exchange.handle_message(Monotonic(now), link, Message::Beat(message::Beat { nonce, claims }));
+}
+
+/// What is told of region a's age to a peer that asks.
+fn told_age(exchange: &mut Exchange, now: u64, link: LinkId) -> Option<u64> {
+    let ping = message::Ping { nonce: 1, own: None, yours: None };
+    exchange.handle_message(Monotonic(now), link, Message::Ping(ping));
+    let beat = std::iter::from_fn(|| exchange.poll_output()).find_map(|output| match output {
+        Output::Send(to, Message::Beat(beat)) if to == link => Some(beat),
+        _ => None,
+    });
+    beat.unwrap().claims.into_iter().find(|claim| claim.origin == region("a")).unwrap().age_ms
+}
+
+fn between_two_relays() -> Exchange {
+    let mut exchange = exchange("b", Node);
+    for (n, name) in [(1, "c"), (2, "d")] {
+        exchange.handle_link_up(Monotonic(1_000), LinkId(n), peer(name, Node));
+    }
+    exchange
+}
+
+/// A registry that went back while its nodes had lost their memory is heard of by some with what it holds now. That does
+/// not make what others remember of it current.
+#[test]
+fn what_was_held_before_is_not_proven_by_an_earlier_state() {
+    let place = |index| Place { incarnation: LIFE, index };
+    let (earlier, _) = update_at("a", "a", place(5), vec![record(1, 1, 10)]);
+    let (held, update) = update_at("a", "a", place(9), vec![record(1, 2, 10)]);
+    let freshness =
+        |b: &Exchange, now| b.standing(Monotonic(now), &region("a")).map(|standing| standing.freshness);
+
+    let mut b = between_two_relays();
+    b.handle_message(Monotonic(1_000), LinkId(1), update.clone());
+    claim(&mut b, 2_000, LinkId(1), held, 0);
+    assert_eq!(freshness(&b, 2_000), Some(Freshness::Fresh));
+    claim(&mut b, 100_000, LinkId(2), earlier, 0);
+    assert_eq!(freshness(&b, 100_000), Some(Freshness::Stale));
+    claim(&mut b, 101_000, LinkId(2), held, 0);
+    assert_eq!(freshness(&b, 101_000), Some(Freshness::Fresh));
+
+    // But what comes after it was said that an earlier one was the newest, is no older than that.
+    let mut b = between_two_relays();
+    claim(&mut b, 2_000, LinkId(2), earlier, 0);
+    b.handle_message(Monotonic(2_500), LinkId(1), update);
+    assert_eq!(freshness(&b, 2_500), Some(Freshness::Fresh));
+}
+
+/// A life that somebody remembered may come after one that was proven. It is not passed on as if that proved it; a raised
+/// registry's region meanwhile stands as it did.
+#[test]
+fn another_life_is_vouched_for_when_it_is_proven() {
+    let old = Incarnation { counter: 2, random: 7 };
+    let (before, first) = update_at("a", "a", Place { incarnation: old, index: 50 }, vec![record(1, 1, 10)]);
+    let (after, second) = update_at("a", "a", Place { incarnation: LIFE, index: 9 }, vec![record(1, 2, 10)]);
+    let mut b = between_two_relays();
+    b.handle_message(Monotonic(1_000), LinkId(1), first);
+    claim(&mut b, 2_000, LinkId(1), before, 100);
+    assert_eq!(told_age(&mut b, 2_000, LinkId(2)), Some(100));
+    b.handle_message(Monotonic(2_500), LinkId(1), second);
+    assert_eq!(told_age(&mut b, 2_500, LinkId(2)), None);
+    assert_eq!(b.standing(Monotonic(2_500), &region("a")).unwrap().freshness, Freshness::Fresh);
+    // What is known of the new life counts, even if that is less.
+    claim(&mut b, 3_000, LinkId(1), after, 20_000);
+    assert_eq!(told_age(&mut b, 3_000, LinkId(2)), Some(20_000));
+    assert_eq!(b.standing(Monotonic(3_000), &region("a")).unwrap().freshness, Freshness::Suspect);
 }
 
 /// As many regions as are allowed are told to others in messages that they take.
@@ -431,7 +543,7 @@ fn a_head_is_signed_with_the_renewed_certificate() {
     let (renewals, ended) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let renewing = |name: &str| {
         let Peer { region, node, .. } = peer(name, Node);
-        let key = Key { region: region.clone(), node: node.clone() };
+        let key = Key::of(region.clone(), node.clone());
         let role = Role::Node(Box::new(Renewed { key, renewals: Arc::clone(&renewals) }));
         let verifier = Arc::new(Since(Arc::clone(&ended)));
         Exchange::new(Settings { region, node, role, verifier, entropy: 1, limits: Limits::default() })
@@ -525,7 +637,7 @@ fn a_rival_life_is_not_held_off_for_ever() {
         let Message::Update(mut update) = update_of("a", "a", Vec::new()) else { unreachable!() };
         let SignedHead { mut head, credential, .. } = update.opening.unwrap().head;
         head.version.incarnation.random = random;
-        let key = Key { region: head.origin.clone(), node: head.node.clone() };
+        let key = Key::of(head.origin.clone(), head.node.clone());
         let signature = key.sign(&head.signed_bytes()).unwrap();
         let head = SignedHead { credential, signature, head };
         update.opening = Some(Box::new(Opening { head, basis: Basis::Buckets((0..=255).collect()) }));

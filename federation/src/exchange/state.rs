@@ -6,6 +6,7 @@
 
 use super::head::Root;
 use super::message::{Record, RecordKey};
+use crate::planted::planted;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -144,7 +145,7 @@ impl State {
         for number in both {
             let [ours, theirs] =
                 [self, other].map(|s| s.buckets.get(number).map_or(&nothing, |bucket| &**bucket));
-            if ours.digest == theirs.digest {
+            if ours.digest == theirs.digest || (planted!(VanishedBucketUntold) && theirs.records.is_empty()) {
                 continue;
             }
             let gone = ours.records.keys().filter(|key| !theirs.records.contains_key(*key));

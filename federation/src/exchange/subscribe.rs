@@ -78,7 +78,13 @@ impl Exchange {
         id: LinkId,
         mut update: Update,
     ) -> Result<(), Violation> {
-        self.subscribed(id)?;
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        if !link.lends {
+            self.subscribed(id)?;
+        } else if !link.wanted.contains_key(&update.origin) && !link.gathers.contains_key(&update.origin) {
+            // It was asked for, and came too late.
+            return Ok(());
+        }
         let origin = update.origin.clone();
         let opening = update.opening.take();
         if origin == self.region {
@@ -147,6 +153,10 @@ impl Exchange {
     fn take(&mut self, now: Monotonic, head: SignedHead, state: State) {
         let origin = head.head.origin.clone();
         let state = Arc::new(state);
+        let life = self.held.get(&origin).map(|held| held.version().incarnation);
+        if life.is_some_and(|life| life != head.head.version.incarnation) && !planted!(LifeProofKept) {
+            self.unproven.insert(origin.clone());
+        }
         let keys = match self.held.get_mut(&origin) {
             Some(holding) => holding.replace(head, state, &self.limits),
             None => {
@@ -155,6 +165,7 @@ impl Exchange {
                 keys
             }
         };
+        self.taken.insert(origin.clone(), now);
         self.counters.states_taken = self.counters.states_taken.saturating_add(1);
         self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
@@ -164,7 +175,7 @@ impl Exchange {
     }
 
     /// Asks a publisher for the buckets that differ.
-    fn compare_buckets(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
+    pub(super) fn compare_buckets(&mut self, now: Monotonic, id: LinkId, origin: &RegionName) {
         let digests = self.held.get(origin).map(|h| h.state.digests()).unwrap_or_default();
         self.want(now, id, origin, digests);
     }
@@ -341,7 +352,7 @@ impl Exchange {
     }
 
     /// Whether an update of several parts is coming by any link.
-    fn is_coming(&self, now: Monotonic, origin: &RegionName) -> bool {
+    pub(super) fn is_coming(&self, now: Monotonic, origin: &RegionName) -> bool {
         let mut gathers = self.links.values().filter_map(|link| link.gathers.get(origin));
         gathers.any(|gather| now.since(gather.at) < limits::TRANSFER_PATIENCE)
     }

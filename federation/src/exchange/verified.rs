@@ -2,6 +2,7 @@
 
 use super::head::{SignedHead, Untrusted, Verifier};
 use super::{Counters, limits};
+use crate::planted::planted;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 
@@ -17,7 +18,8 @@ impl Verified {
         counters: &mut Counters,
     ) -> Result<(), Untrusted> {
         let mut hasher = Sha256::new();
-        for part in [&*signed.head.signed_bytes(), &signed.credential, &signed.signature] {
+        let message = if planted!(VerifiedBySignature) { Vec::new() } else { signed.head.signed_bytes() };
+        for part in [&*message, &signed.credential, &signed.signature] {
             hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             hasher.update(part);
         }

@@ -1,15 +1,22 @@
 //! Bugs planted in production code, each of which some seed must find.
 
-use super::run;
+use super::{Broken, run};
 use crate::planted::bugs::Bug;
 
 /// Seeds that a bug may survive.
-const PATIENCE: u64 = 300;
+const PATIENCE: u64 = 600;
 
-fn is_found(bug: Bug) {
+fn is_found(bug: Bug) -> Broken {
     let found = (0..PATIENCE).find_map(|seed| run(seed, Some(bug)).err().map(|broken| (seed, broken)));
     let Some((seed, broken)) = found else { panic!("{bug:?} survived {PATIENCE} seeds") };
     println!("{bug:?} is found by seed {seed}: {broken}");
+    broken
+}
+
+/// Nothing that is promised of the exchange alone is broken by it.
+fn is_found_by_lookups(bug: Bug) {
+    let found = is_found(bug);
+    assert!(found.contains("no endpoint"), "{bug:?} was found otherwise: {found}");
 }
 
 macro_rules! planted_bugs {
@@ -45,4 +52,28 @@ planted_bugs! {
     turns_forgotten: TurnsForgotten,
     down_untold: DownUntold,
     window_ignored: WindowIgnored,
+    verified_by_signature: VerifiedBySignature,
+    vanished_bucket_untold: VanishedBucketUntold,
+    unpublished_vouched: UnpublishedVouched,
+    earlier_credited: EarlierCredited,
+    life_proof_kept: LifeProofKept,
+    older_life_credited: OlderLifeCredited,
+    window_kept: WindowKept,
+    stale_turn_forgotten: StaleTurnForgotten,
+    heard_anew: HeardAnew,
+    leaf_unasked: LeafUnasked,
+}
+
+macro_rules! planted_bugs_of_lookups {
+    ($($test:ident: $bug:ident,)*) => {
+        $(#[test] fn $test() { is_found_by_lookups(Bug::$bug); })*
+    };
+}
+
+planted_bugs_of_lookups! {
+    doubtful_not_saved: DoubtfulNotSaved,
+    subset_misread: SubsetMisread,
+    stale_forgotten: StaleForgotten,
+    suspect_dropped: SuspectDropped,
+    drain_empties: DrainEmpties,
 }

@@ -2,9 +2,12 @@
 
 use super::Broken;
 use super::dice::Dice;
-use super::process::Process;
+use super::lookups;
+use super::process::{Process, Written};
+use super::workloads::TTL;
 use super::world::{Event, World};
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
 
 /// How messages travel: percentages, and the longest delay in milliseconds.
 #[derive(Clone, Copy)]
@@ -47,6 +50,10 @@ enum Kind {
     Registry { region: usize, tampering: Tampering },
     /// A node cannot ask its registry.
     Blind { process: usize },
+    /// A node's key cannot sign: what its registry says cannot be published.
+    Mute { process: usize },
+    /// The region's registry holds a record that nobody would take, so no node of it can publish.
+    Swollen { region: usize },
     /// A process's clock jumps forward.
     Jump { process: usize, by: u64 },
     /// A node sends what it should not.
@@ -86,7 +93,7 @@ impl Fault {
             |region: usize| of_region(region).filter(|p| !processes[*p].is_leaf()).collect::<Vec<_>>();
         let tampering = if dice.chance(70) { Tampering::Restored } else { Tampering::Wiped };
         let disk = dice.weighted(&[(45, Disk::Kept), (40, Disk::Lost), (15, Disk::Rotten)]);
-        let kind = match dice.within(0..13) {
+        let kind = match dice.within(0..15) {
             0 => {
                 let all = dice.chance(50);
                 let processes = (0..processes.len()).filter(|_| all || dice.chance(40)).collect();
@@ -112,7 +119,15 @@ impl Fault {
             }
             3 => Kind::Crash { processes: vec![process], disk, registry: None },
             4 => Kind::Crash { processes: of_region(region).collect(), disk, registry: None },
-            5 => Kind::Crash { processes: nodes_of(region), disk, registry: Some(tampering) },
+            5 => {
+                // Perhaps others go with them, so that few remember what the registry was before.
+                let alone = dice.chance(50);
+                let disk = if alone { disk } else { dice.weighted(&[(30, disk), (70, Disk::Lost)]) };
+                let others = (0..processes.len()).filter(|p| processes[*p].region != region);
+                let others: Vec<usize> = others.filter(|_| !alone && dice.chance(50)).collect();
+                let processes = nodes_of(region).into_iter().chain(others).collect();
+                Kind::Crash { processes, disk, registry: Some(tampering) }
+            }
             6 => {
                 if dice.chance(15) {
                     until = at + dice.within(60_000..150_000);
@@ -123,6 +138,8 @@ impl Fault {
             9 => Kind::Blind { process: node },
             10 => Kind::Jump { process, by: dice.within(1_000..300_000) },
             11 => Kind::Rogue { process: node },
+            12 => Kind::Mute { process: node },
+            13 => Kind::Swollen { region },
             _ => Kind::Replay,
         };
         Self { at, until, kind }
@@ -138,6 +155,7 @@ impl World {
     pub(super) fn begin(&mut self, number: usize) -> Result<(), Broken> {
         let fault = std::mem::replace(&mut self.faults[number].kind, Kind::Replay);
         self.hinder(&fault, true);
+        let until = self.faults[number].until;
         match &fault {
             Kind::Storm { processes, weather } => {
                 self.say(|| format!("a storm around {processes:?}"));
@@ -175,6 +193,16 @@ impl World {
             }
             Kind::Registry { region, tampering } => self.tamper(*region, *tampering),
             Kind::Blind { process } => self.processes[*process].registry_cut = true,
+            Kind::Mute { process } => {
+                self.say(|| format!("{} cannot sign", self.processes[*process].peer.node));
+                self.processes[*process].mute.store(true, Ordering::Relaxed);
+                self.processes[*process].disable(until);
+            }
+            Kind::Swollen { region } => {
+                self.swell(*region, true);
+                let nodes = self.processes.iter_mut().filter(|process| process.region == *region);
+                nodes.for_each(|process| process.disable(until));
+            }
             Kind::Jump { process, by } => {
                 self.processes[*process].offset += by;
                 // Its timers go by that clock.
@@ -223,6 +251,8 @@ impl World {
                 self.drive(*process, |exchange, now| exchange.handle_timeout(now))?;
             }
             Kind::Blind { process } => self.processes[*process].registry_cut = false,
+            Kind::Mute { process } => self.processes[*process].mute.store(false, Ordering::Relaxed),
+            Kind::Swollen { region } => self.swell(*region, false),
             Kind::Registry { .. } | Kind::Jump { .. } | Kind::Rogue { .. } | Kind::Replay => {}
         }
         self.hinder(&fault, false);
@@ -243,7 +273,9 @@ impl World {
         let started = &mut self.processes[process];
         started.offset = offset;
         started.start(now, entropy, |since| elapsed.map(|ahead| since + ahead));
-        self.drive(process, |exchange, now| exchange.handle_timeout(now))
+        self.drive(process, |exchange, now| exchange.handle_timeout(now))?;
+        // Before anybody was met, there is what the disk has.
+        lookups::answered(self, process, None)
     }
 
     fn change_cut(&mut self, from: &[usize], to: &[usize], both: bool, by: i32) {
@@ -263,11 +295,19 @@ impl World {
             Tampering::Restored => registry.restore(now, &mut self.dice),
             Tampering::Wiped => registry.wipe(now, &mut self.dice),
         }
+        // Leases run their full time again, and what is not listed registers anew.
+        self.later(TTL..3 * TTL, Event::Reconcile { region });
         self.say(|| format!("region-{region}'s registry is back at {}", self.regions[region].1.now().place));
     }
 
+    fn swell(&mut self, region: usize, begins: bool) {
+        self.regions[region].1.swell(self.now, begins);
+        self.say(|| format!("region-{region} holds what nobody would take: {begins}"));
+    }
+
     fn rot(&mut self, process: usize) {
-        if let Some((image, _)) = &mut self.processes[process].disk {
+        if let Some(Written { image, kept, .. }) = &mut self.processes[process].disk {
+            kept.clear();
             let mut bytes = image.to_vec();
             for _ in 0..self.dice.within(1..4) {
                 let at = self.dice.index(bytes.len());
@@ -283,7 +323,13 @@ impl World {
         let touched = match fault {
             Kind::Storm { processes, .. } | Kind::Crash { processes, .. } => processes.clone(),
             Kind::Cut { from, to, .. } => from.iter().chain(to).copied().collect(),
-            Kind::Pause { process } | Kind::Blind { process } | Kind::Jump { process, .. } => vec![*process],
+            Kind::Pause { process }
+            | Kind::Blind { process }
+            | Kind::Mute { process }
+            | Kind::Jump { process, .. } => vec![*process],
+            Kind::Swollen { region } => {
+                (0..self.processes.len()).filter(|p| self.processes[*p].region == *region).collect()
+            }
             Kind::Registry { .. } => Vec::new(),
             Kind::Rogue { .. } | Kind::Replay => all(),
         };

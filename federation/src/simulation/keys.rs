@@ -4,11 +4,22 @@ use crate::exchange::head::{CannotSign, NodeId, Signatory, Signer, Untrusted, Ve
 use bytes::Bytes;
 use meridian_model::names::RegionName;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A stand-in for a node's key: a keyed hash that only the simulation can make.
 pub(crate) struct Key {
     pub(crate) region: RegionName,
     pub(crate) node: NodeId,
+    /// Whether it cannot sign now.
+    pub(crate) mute: Arc<AtomicBool>,
+}
+
+impl Key {
+    /// One that can always sign.
+    pub(crate) fn of(region: RegionName, node: NodeId) -> Self {
+        Self { region, node, mute: Arc::default() }
+    }
 }
 
 fn keyed(region: &str, node: &str, message: &[u8]) -> [u8; 8] {
@@ -23,6 +34,9 @@ impl Signer for Key {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Bytes, CannotSign> {
+        if self.mute.load(Ordering::Relaxed) {
+            return Err(CannotSign("it is mute".into()));
+        }
         Ok(Bytes::copy_from_slice(&keyed(self.region.as_str(), self.node.as_str(), message)))
     }
 }

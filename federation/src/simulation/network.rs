@@ -43,7 +43,7 @@ impl Conn {
 
 impl World {
     pub(super) fn send(&mut self, at: usize, link: LinkId, message: Message) -> Result<(), Broken> {
-        oracle::sent(&self.processes[at], &message)?;
+        oracle::sent(&self.processes[at], &message, self.now)?;
         let number = link.0 as usize;
         let conn = &mut self.conns[number];
         let from = if conn.ends[0] == at { 0 } else { 1 };
@@ -195,7 +195,7 @@ impl World {
     /// The process is gone with its connections; the others learn it.
     pub(super) fn crash(&mut self, at: usize) {
         self.say(|| format!("{} crashes", self.processes[at].peer.node));
-        self.processes[at].exchange = None;
+        (self.processes[at].exchange, self.processes[at].gateway) = (None, None);
         let numbers: Vec<usize> = self.pairs.iter().filter_map(|pair| pair.conn).collect();
         for number in numbers {
             let Some(end) = self.conns[number].ends.iter().position(|end| *end == at) else { continue };

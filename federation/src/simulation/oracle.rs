@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 /// that something is missing, and the way.
 const SEEN_WITHIN: u64 = 3_000;
 /// And by a leaf, which may follow a node that is hindered: twice the beats.
-const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
+pub(super) const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
 
+/// How long a node may not know of a state that another node of its region published: a beat and the way.
+const SKIPPED_FOR: i64 = 1_500;
 /// More messages than this in a second by one link are a conversation that does not end. Whoever paused for minutes has
 /// all their pings to answer.
 const CHATTER: u32 = 400;
@@ -32,6 +34,8 @@ macro_rules! ensure {
     };
 }
 
+pub(super) use ensure;
+
 /// What a process shows of an origin changed: nothing older replaces something newer, it is what that origin computed,
 /// it is within the limits, and the process said which records changed.
 pub(super) fn changed(
@@ -39,7 +43,8 @@ pub(super) fn changed(
     origin: &RegionName,
     keys: &[RecordKey],
     registry: &Registry,
-) -> Result<(), Broken> {
+    now: u64,
+) -> Result<Place, Broken> {
     let who = &process.peer.node;
     let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(origin));
     let Some(view) = view else {
@@ -72,11 +77,13 @@ pub(super) fn changed(
     let told = records.len() == view.state.len() && view.state.iter().all(|(k, b)| records.get(k) == Some(b));
     ensure!(told, "{who} did not say all that changed of {origin} at {place}");
     process.seen.mirrors.insert(origin.clone(), (place, records));
-    Ok(())
+    process.seen.taken.insert(origin.clone(), now);
+    Ok(place)
 }
 
-/// What a process sends: no head of its own region behind one that it was shown, and nothing over the limits.
-pub(super) fn sent(process: &Process, message: &Message) -> Result<(), Broken> {
+/// What a process sends: no head of its own region behind one that it was shown, unless it cannot publish a later one,
+/// and nothing over the limits.
+pub(super) fn sent(process: &Process, message: &Message, now: u64) -> Result<(), Broken> {
     let own = match message {
         Message::Update(update) => {
             let size: usize = update.changed.iter().map(|r| r.bytes.len()).sum();
@@ -89,7 +96,7 @@ pub(super) fn sent(process: &Process, message: &Message) -> Result<(), Broken> {
     let own = own.filter(|head| head.origin == process.peer.region).map(|head| head.version.place());
     let ahead = process.seen.evidence;
     ensure!(
-        own.is_none() || ahead.is_none() || own >= ahead,
+        own.is_none() || ahead.is_none() || own >= ahead || now < process.unable_until,
         "{} published {own:?} after it was shown {ahead:?} of its own region",
         process.peer.node
     );
@@ -131,12 +138,22 @@ pub(super) fn honest(world: &mut World, at: usize) -> Result<(), Broken> {
         if let Some(age) = standing.age {
             let since = clock - age.as_millis() as i64 - process.offset as i64;
             if process.seen.proofs.get(region) != Some(&(place, since)) {
-                let then = registry.before(since);
+                let then = registry.before(since).place;
+                // Whoever takes what is later by its place has no reason to doubt that it came later, before the registry
+                // is raised. What it knew before that goes on to count, and is passed on within one life.
+                let taken = match place.incarnation == then.incarnation {
+                    true => registry.taken.get(&place),
+                    false => process.seen.taken.get(region),
+                };
+                let later = place >= then && taken.is_some_and(|taken| since <= *taken as i64);
+                // One of several nodes may have skipped what another published before its own state came back. It
+                // vouches for what it published, which is earlier by its place, until peers show it the other.
+                let came_back = registry.held_since(since - SKIPPED_FOR, place, view.state.root())
+                    && registry.had(then, place);
                 ensure!(
-                    place >= then.place || registry.held_since(since, place, view.state.root()),
-                    "{} holds {region} at {place} and says that was the newest at {since}, when it was {}",
-                    process.peer.node,
-                    then.place
+                    later || came_back || registry.held_since(since, place, view.state.root()),
+                    "{} holds {region} at {place} and says that was the newest at {since}, when it was {then}",
+                    process.peer.node
                 );
                 process.seen.proofs.insert(region.clone(), (place, since));
             }
@@ -189,7 +206,7 @@ fn is_calm(world: &World, at: usize) -> bool {
 }
 
 /// Whether a process has an undisturbed link to a node of the origin, or, as a leaf, to a node that has one.
-fn is_served(world: &World, x: usize, origin: usize) -> bool {
+pub(super) fn is_served(world: &World, x: usize, origin: usize) -> bool {
     let quiet = world.now >= world.unsettled[origin] + RECOVERED;
     if !quiet || !is_calm(world, x) {
         return false;
@@ -208,6 +225,7 @@ fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broke
     let process = &world.processes[x];
     let Some(exchange) = &process.exchange else { return Ok(()) };
     let who = &process.peer.node;
+    let within = if within == 0 { 0 } else { within + registry.latency };
     let then = registry.before(world.now as i64 - within as i64);
     let view = exchange.origin(region);
     let place = view.as_ref().map(|view| view.head.head.version.place());

@@ -1,5 +1,6 @@
 //! One process: a node or a gateway with its clock, its disk, and what the oracle remembers of it.
 
+use super::gateway::{Gateway, Wishes};
 use super::keys::{Authority, Key};
 use super::registry::Records;
 use super::world::Event;
@@ -12,6 +13,7 @@ use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Low, so that small catalogs reach them: states take several parts, and deltas reach past what is remembered.
@@ -30,21 +32,41 @@ pub(super) struct Process {
     pub(super) peer: Peer,
     /// None while it is down.
     pub(super) exchange: Option<Exchange>,
+    /// How often it has started.
+    pub(super) life: u32,
     /// How far its clock is ahead of the world's.
     pub(super) offset: u64,
     pub(super) paused: bool,
     /// What comes while it is paused.
     pub(super) waiting: Vec<Event>,
-    /// An image and when it was written.
-    pub(super) disk: Option<(Bytes, u64)>,
+    pub(super) disk: Option<Written>,
+    /// What a leaf's gateway is to do, and its memory while it runs.
+    pub(super) wishes: Option<Arc<Wishes>>,
+    pub(super) gateway: Option<Gateway>,
     /// What the exchange knows of its own registry.
     pub(super) given: Option<Arc<Records>>,
+    /// What its registry last proved to be its newest, and when.
+    pub(super) proven: Option<(Place, Monotonic)>,
     pub(super) registry_cut: bool,
+    /// Whether its key cannot sign.
+    pub(super) mute: Arc<AtomicBool>,
+    /// Until when it may be that it cannot publish what its registry says.
+    pub(super) unable_until: u64,
     pub(super) wake: Option<u64>,
+    /// When its registry's last answer comes.
+    pub(super) answered: u64,
     /// Faults that touch it now, and when the last one ended.
     pub(super) hindered: u32,
     pub(super) hindered_until: u64,
     pub(super) seen: Seen,
+}
+
+/// An image of the exchange.
+pub(super) struct Written {
+    pub(super) image: Bytes,
+    pub(super) at: u64,
+    /// What must be in it, and how old that was; nothing that anybody could know where bits have rotted.
+    pub(super) kept: BTreeMap<RegionName, (Records, Option<u64>)>,
 }
 
 /// What was seen of a process since it started.
@@ -52,6 +74,10 @@ pub(super) struct Process {
 pub(super) struct Seen {
     /// What it shows of each origin, put together from what it said had changed.
     pub(super) mirrors: BTreeMap<RegionName, (Place, BTreeMap<RecordKey, Bytes>)>,
+    /// When it took that.
+    pub(super) taken: BTreeMap<RegionName, u64>,
+    /// What it found on its disk, and since when by its clock that was not known to be the newest.
+    pub(super) kept: BTreeMap<RegionName, (Records, Option<i64>)>,
     /// The latest head of its own region that it was shown.
     pub(super) evidence: Option<Place>,
     /// Of each origin: what it holds, and since when it claims to know nothing newer, by the world's clock.
@@ -70,13 +96,20 @@ impl Process {
             region,
             peer,
             exchange: None,
+            life: 0,
             offset,
             paused: false,
             waiting: Vec::new(),
             disk: None,
+            wishes: None,
+            gateway: None,
             given: None,
+            proven: None,
             registry_cut: false,
+            mute: Arc::default(),
+            unable_until: 0,
             wake: None,
+            answered: 0,
             hindered: 0,
             hindered_until: 0,
             seen: Seen::default(),
@@ -95,9 +128,15 @@ impl Process {
         Monotonic(now + self.offset)
     }
 
+    /// It may be unable to publish until then, and until its registry has answered again.
+    pub(super) fn disable(&mut self, until: u64) {
+        self.unable_until = self.unable_until.max(until + 2 * super::registry::SLOW);
+    }
+
     /// Starts with what is on its disk; `elapsed` is what its calendar makes of the time since.
     pub(super) fn start(&mut self, now: u64, entropy: u64, elapsed: impl FnOnce(u64) -> Option<u64>) {
-        let key = Key { region: self.peer.region.clone(), node: self.peer.node.clone() };
+        let (region, node) = (self.peer.region.clone(), self.peer.node.clone());
+        let key = Key { region, node, mute: Arc::clone(&self.mute) };
         let role = if self.is_leaf() { Role::Leaf } else { Role::Node(Box::new(key)) };
         let settings = Settings {
             region: self.peer.region.clone(),
@@ -108,21 +147,32 @@ impl Process {
             limits: LIMITS,
         };
         let mut exchange = Exchange::new(settings);
-        if let Some((image, saved)) = &self.disk
+        self.seen = Seen::default();
+        if let Some(Written { image, at, kept }) = &self.disk
             && let Ok(image) = Image::decode(image)
         {
-            let elapsed = elapsed(now - saved).map(Duration::from_millis);
-            exchange.import(self.clock(now), image, elapsed);
+            let (elapsed, clock) = (elapsed(now - at), self.clock(now));
+            exchange.import(clock, image, elapsed.map(Duration::from_millis));
+            let since = |age: &Option<u64>| Some(clock.0 as i64 - ((*age)? + elapsed?) as i64);
+            let kept =
+                kept.iter().map(|(region, (records, age))| (region.clone(), (records.clone(), since(age))));
+            self.seen.kept = kept.collect();
         }
         self.exchange = Some(exchange);
-        self.given = None;
+        self.gateway = self.wishes.clone().map(Gateway::new);
+        (self.given, self.proven) = (None, None);
         self.wake = None;
-        self.seen = Seen::default();
+        self.life += 1;
     }
 
     pub(super) fn save(&mut self, now: u64) {
         if let Some(exchange) = &self.exchange {
-            self.disk = Some((exchange.export(self.clock(now)).encode(), now));
+            let clock = self.clock(now);
+            let age = |region| exchange.standing(clock, region)?.age.map(|age| age.as_millis() as u64);
+            let mirrors = self.seen.mirrors.iter().filter(|_| self.peer.role == PeerRole::Leaf);
+            let kept = mirrors.map(|(region, (_, records))| (region.clone(), (records.clone(), age(region))));
+            self.disk =
+                Some(Written { image: exchange.export(clock).encode(), at: now, kept: kept.collect() });
         }
     }
 }

@@ -15,7 +15,7 @@ use meridian_model::names::{RegionName, ServiceKey};
 
 /// Whether the node that a head names has signed it.
 pub(super) fn is_genuine(signed: &SignedHead) -> bool {
-    let key = Key { region: signed.head.origin.clone(), node: signed.head.node.clone() };
+    let key = Key::of(signed.head.origin.clone(), signed.head.node.clone());
     key.sign(&signed.head.signed_bytes()).is_ok_and(|signature| signature == signed.signature)
 }
 
@@ -128,7 +128,7 @@ impl World {
             version,
             records: u32::try_from(state.len()).unwrap(),
         };
-        let key = Key { region: peer.region.clone(), node: peer.node.clone() };
+        let key = Key::of(peer.region.clone(), peer.node.clone());
         let signature = key.sign(&head.signed_bytes()).unwrap();
         let head = SignedHead { head, credential: key.credential(), signature };
         let basis = Basis::Buckets((0..=255).collect());

@@ -3,19 +3,22 @@
 use super::Broken;
 use super::dice::Dice;
 use super::faults::{Fault, Weather};
+use super::gateway::Wishes;
+use super::lookups;
 use super::network::{Conn, Pair};
 use super::oracle;
 use super::process::Process;
 use super::registry::{Commit, Records, Registry};
+use super::workloads::TTL;
 use crate::exchange::head::NodeId;
 use crate::exchange::message::{Message, RecordKey};
 use crate::exchange::{Counters, Exchange, Output, Own, OwnChange, Peer, PeerRole};
 use bytes::Bytes;
 use meridian_model::incarnation::Incarnation;
-use meridian_model::names::RegionName;
+use meridian_model::names::{RegionName, ServiceKey};
 use meridian_model::time::Monotonic;
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 /// After the last fault, all must be the same within this; milliseconds.
@@ -48,10 +51,20 @@ pub(super) enum Event {
     /// And is answered.
     Answer {
         process: usize,
+        life: u32,
         asked: Monotonic,
         commit: Box<Commit>,
     },
     Write {
+        region: usize,
+    },
+    /// A lease of an instance of this service ends.
+    Expire {
+        region: usize,
+        service: ServiceKey,
+    },
+    /// A registry that was set back knows again what runs.
+    Reconcile {
         region: usize,
     },
     Raise {
@@ -118,6 +131,8 @@ pub(super) struct World {
     /// Who cannot send to whom.
     pub(super) cut: Vec<Vec<u32>>,
     pub(super) listening: bool,
+    /// The services of all regions.
+    pub(super) services: BTreeSet<ServiceKey>,
     queue: BinaryHeap<Planned>,
     planned: u64,
     /// When the last fault ends.
@@ -151,7 +166,7 @@ impl World {
                     let peer = Peer { region: name.clone(), node, role };
                     processes.push(Process::new(region, peer, dice.within(1..1_000_000)));
                 }
-                (name, Registry::new(&mut dice))
+                (name.clone(), Registry::new(name, &mut dice))
             })
             .collect();
         // Where not every region has a link to every other, all have one to the first.
@@ -171,6 +186,14 @@ impl World {
             }
         }
         let n = processes.len();
+        let services = regions.iter().flat_map(|(_, registry)| registry.workloads.services()).cloned();
+        let services: BTreeSet<ServiceKey> = services.collect();
+        for process in processes.iter_mut().filter(|process| process.is_leaf()) {
+            let (own, others): (Vec<_>, Vec<_>) =
+                regions.iter().map(|(name, _)| name.clone()).partition(|name| *name == process.peer.region);
+            let wishes = own.first().map(|own| Wishes::draw(own, &others, &services, &mut dice));
+            process.wishes = wishes.map(Arc::new);
+        }
         let faults = Fault::draw(&mut dice, &processes, count);
         let healed = faults.iter().map(|fault| fault.until).max().unwrap_or(0).max(10_000) + 1;
         let mut world = Self {
@@ -191,6 +214,7 @@ impl World {
             pairs,
             faults,
             healed,
+            services,
         };
         world.plan_all();
         world
@@ -210,6 +234,8 @@ impl World {
         }
         for region in 0..self.regions.len() {
             self.later(1..2_000, Event::Write { region });
+            // What crashed at the very beginning.
+            self.plan(TTL, Event::Reconcile { region });
         }
         for fault in 0..self.faults.len() {
             let (at, until) = (self.faults[fault].at, self.faults[fault].until);
@@ -311,18 +337,28 @@ impl World {
                 self.ask(process);
                 Ok(())
             }
-            Event::Answer { process, asked, commit } => self.answer(process, asked, *commit),
+            Event::Answer { process, life, asked, commit } => self.answer(process, life, asked, *commit),
             Event::Write { region } => {
                 let same = self.healed + HEALED_WITHIN;
                 let calm = same + 1..same + CALM - 3_000;
                 if self.now < self.healed || calm.contains(&self.now) {
-                    self.regions[region].1.write(self.now, &mut self.dice);
+                    if let Some(service) = self.regions[region].1.write(self.now, &mut self.dice) {
+                        self.plan(self.now + TTL, Event::Expire { region, service });
+                    }
                     self.say(|| {
                         let commit = self.regions[region].1.now();
                         format!("region-{region} is at {} with {:?}", commit.place, commit.root)
                     });
                     self.later(self.pace / 2..self.pace * 3 / 2, Event::Write { region });
                 }
+                Ok(())
+            }
+            Event::Expire { region, service } => {
+                self.regions[region].1.expire(self.now, &service);
+                Ok(())
+            }
+            Event::Reconcile { region } => {
+                self.regions[region].1.reconcile(self.now);
                 Ok(())
             }
             Event::Raise { region, past } => {
@@ -342,6 +378,7 @@ impl World {
             Event::Check => {
                 self.plan(self.now + 1_000, Event::Check);
                 oracle::current(self)?;
+                (0..self.processes.len()).try_for_each(|at| lookups::answered(self, at, None))?;
                 self.conns.iter_mut().for_each(|conn| conn.sent = [0, 0]);
                 Ok(())
             }
@@ -368,6 +405,7 @@ impl World {
         let clock = process.clock(self.now);
         let Some(exchange) = &mut process.exchange else { return Ok(()) };
         input(exchange, clock);
+        let (mut touched, mut all) = (Vec::new(), false);
         while let Some(output) = self.processes[at].exchange.as_mut().and_then(Exchange::poll_output) {
             match output {
                 Output::Send(link, message) => self.send(at, link, message)?,
@@ -376,17 +414,33 @@ impl World {
                     self.close(link.0 as usize);
                 }
                 Output::Changed { origin, keys } => {
-                    let registry =
-                        self.regions.iter().find(|(name, _)| *name == origin).map(|(_, registry)| registry);
-                    let Some(registry) = registry else { return Err(format!("{origin} is no region")) };
-                    oracle::changed(&mut self.processes[at], &origin, &keys, registry)?;
+                    let registry = self.regions.iter_mut().find(|(name, _)| *name == origin);
+                    let Some((_, registry)) = registry else { return Err(format!("{origin} is no region")) };
+                    let now = self.now;
+                    let process = &mut self.processes[at];
+                    let place = oracle::changed(process, &origin, &keys, registry, now)?;
+                    registry.taken.insert(place, now);
+                    let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(&origin));
+                    if let (Some(gateway), Some(view)) = (&mut process.gateway, view) {
+                        gateway.hear(&origin, view.state, &keys)?;
+                        all |= keys.contains(&RecordKey::Region);
+                        touched.extend(keys);
+                    }
                     self.say(|| {
                         let place = self.processes[at].seen.mirrors[&origin].0;
                         format!("{} shows {origin} at {place}", self.processes[at].peer.node)
                     });
                 }
                 Output::Standing { origin, standing } => {
-                    self.processes[at].seen.told.insert(origin.clone(), standing);
+                    let process = &mut self.processes[at];
+                    let before = process.seen.told.insert(origin.clone(), standing);
+                    if let Some(gateway) = &mut process.gateway {
+                        gateway.judge(&origin, standing, clock);
+                        // Round trips alone change only the order.
+                        all |= before.is_none_or(|before| {
+                            (before.freshness, before.reachable) != (standing.freshness, standing.reachable)
+                        });
+                    }
                     self.say(|| format!("{} calls {origin} {standing:?}", self.processes[at].peer.node));
                 }
                 Output::Raise { past } => {
@@ -399,6 +453,9 @@ impl World {
             }
         }
         oracle::honest(self, at)?;
+        if all || !touched.is_empty() {
+            lookups::answered(self, at, (!all).then_some(&touched))?;
+        }
         let process = &mut self.processes[at];
         let Some(exchange) = &process.exchange else { return Ok(()) };
         let wake = exchange.next_timeout().0.saturating_sub(process.offset).max(self.now + 1);
@@ -413,19 +470,28 @@ impl World {
         let process = &self.processes[at];
         if process.exchange.is_some() && !process.registry_cut {
             let commit = Box::new(self.regions[process.region].1.now().clone());
-            let asked = process.clock(self.now);
-            self.later(1..40, Event::Answer { process: at, asked, commit });
+            let (asked, life) = (process.clock(self.now), process.life);
+            let latency = self.regions[process.region].1.latency;
+            // In the order of the questions, as a watch is.
+            let answered = process.answered.max(self.now + self.dice.within(latency / 2..latency));
+            self.processes[at].answered = answered;
+            self.plan(answered, Event::Answer { process: at, life, asked, commit });
         }
         self.later(30..400, Event::Ask { process: at });
     }
 
-    fn answer(&mut self, at: usize, asked: Monotonic, commit: Commit) -> Result<(), Broken> {
+    fn answer(&mut self, at: usize, life: u32, asked: Monotonic, commit: Commit) -> Result<(), Broken> {
         let process = &mut self.processes[at];
         // Answers to questions of an earlier life come to nobody.
-        if process.exchange.is_none() || process.registry_cut {
+        if process.exchange.is_none() || process.registry_cut || process.life != life {
             return Ok(());
         }
-        let proven = Some(asked).filter(|_| self.dice.chance(90));
+        // News come without a proof at times; those of the same life are at least as new as what was proven before.
+        let before = process
+            .proven
+            .filter(|(place, _)| place.incarnation == commit.place.incarnation && *place <= commit.place);
+        let proven = if self.dice.chance(90) { Some(asked) } else { before.map(|(_, asked)| asked) };
+        process.proven = proven.map(|asked| (commit.place, asked));
         let change = match process.given.replace(Arc::clone(&commit.records)) {
             Some(given) if self.dice.chance(90) => OwnChange::Some(difference(&given, &commit.records)),
             _ => OwnChange::All(

@@ -17,7 +17,7 @@ use meridian_model::binding::{
 };
 use meridian_model::names::{Namespace, RegionName, ServiceName};
 use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
-use meridian_model::rollout::{NotPossible, Return, Terms, objection};
+use meridian_model::rollout::{NotPossible, Return, Terms};
 use meridian_model::time::UnixMillis;
 use meridian_policies::Host;
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
@@ -129,6 +129,9 @@ enum Wish {
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PromoteBody {
+    /// The candidate that is meant, `sha256:…`: another is not promoted.
+    #[serde(default)]
+    version: Option<String>,
     /// Promote against the evidence; needs a reason.
     #[serde(default)]
     force: bool,
@@ -141,6 +144,10 @@ pub struct PromoteBody {
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RollbackBody {
+    /// What is to go, `sha256:…`: the candidate, or the active version where there is none. Another is not rolled back, so
+    /// that a call that comes twice, or late, undoes nothing else.
+    #[serde(default)]
+    version: Option<String>,
     /// Why, for the history.
     #[serde(default)]
     reason: String,
@@ -313,7 +320,7 @@ pub async fn put(
     let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
     let wanted = body.parse(&region)?;
     bound::try_config(&region, &wanted.bound).await?;
-    let edit = Edit { action: if wanted.stage.is_some() { "try" } else { "bind" }, reason: String::new() };
+    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason: String::new() };
     rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
         .await
 }
@@ -367,6 +374,15 @@ async fn rewrite(
     Err(Problem::new(StatusCode::CONFLICT, "conflict", "the binding is being changed by others; try again"))
 }
 
+/// Refuses where something else stands there than the caller means.
+fn require_meant(version: Option<&str>, bound: &Bound) -> Result<(), Problem> {
+    if version.is_none_or(|version| version == bound.version.to_string()) {
+        return Ok(());
+    }
+    let detail = format!("{} {} stands there now: look at the binding again", bound.policy, bound.version);
+    Err(Problem::new(StatusCode::CONFLICT, "another-version", detail))
+}
+
 fn check_reason(reason: &str) -> Result<(), Problem> {
     if reason.len() > 256 || reason.chars().any(char::is_control) {
         return Err(Problem::field("reason", "must be at most 256 bytes without control characters"));
@@ -401,7 +417,8 @@ pub async fn promote(
     let identity = request::bearer(&region, &headers)?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
-    let PromoteBody { force, reason } = request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    let PromoteBody { version, force, reason } =
+        request::json_or_default(&headers, body, request::SMALL_BODY).await?;
     check_reason(&reason)?;
     if force && reason.trim().is_empty() {
         return Err(Problem::field("reason", "must say why the evidence is overridden"));
@@ -411,11 +428,9 @@ pub async fn promote(
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
         let candidate = before.candidate.as_ref().ok_or(NotPossible::NoCandidate)?;
+        require_meant(version.as_deref(), &candidate.bound)?;
         if !force {
-            let seen = sights.get(&place).and_then(|sight| sight.candidate_of(candidate));
-            let evidence = seen.cloned().unwrap_or_default();
-            let elsewhere = (!candidate.fault.is_empty()).then(|| format!("it failed: {}", candidate.fault));
-            let against = objection(&evidence, &region.rollout).map(String::from).or(elsewhere);
+            let against = Sight::objection(sights.get(&place), candidate, &region.rollout);
             if let Some(against) = against {
                 let detail = format!(
                     "the candidate is not proven: {against}; wait, look at GET …/bindings/{}/diff, or promote with {{\"force\": true, \"reason\": \"…\"}}",
@@ -443,11 +458,13 @@ pub async fn rollback(
     let identity = request::bearer(&region, &headers)?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
-    let RollbackBody { reason } = request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    let RollbackBody { version, reason } =
+        request::json_or_default(&headers, body, request::SMALL_BODY).await?;
     check_reason(&reason)?;
     let edit = Edit { action: "rollback", reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
+        require_meant(version.as_deref(), before.candidate.as_ref().map_or(&before.active, |c| &c.bound))?;
         Ok(before.roll_back(Return::Before, clock::unix_now())?)
     })
     .await
@@ -477,7 +494,7 @@ pub async fn diff(
         value["candidate"]["seen"] = steward::render(&evidence);
         value["candidate"]["seen"]["services"] = json!(sight.map(Sight::services).unwrap_or_default());
         value["candidate"]["seen"]["examples"] = json!(sight.map(Sight::examples).unwrap_or_default());
-        value["candidate"]["objection"] = json!(objection(&evidence, &region.rollout));
+        value["candidate"]["objection"] = json!(Sight::objection(sight, candidate, &region.rollout));
     }
     value["gateway"] = json!(region.me);
     Ok(axum::Json(value).into_response())

@@ -58,6 +58,9 @@ struct TryLookup {
     zone: Option<String>,
     #[serde(default)]
     key: Option<String>,
+    /// A number, or `"all"` (default).
+    #[serde(default)]
+    n: Option<Value>,
     #[serde(default)]
     labels: BTreeMap<SmolStr, SmolStr>,
 }
@@ -143,7 +146,17 @@ impl TryLookup {
         let zone = self.zone.as_deref().filter(|z| !z.is_empty()).map(request::name).transpose()?;
         let key = self.key.as_deref().filter(|k| !k.is_empty()).map(meridian_model::selection::key_hash);
         let labels = self.labels.clone();
-        Ok(Question { service: service.clone(), zone, key, count: Count::All, labels, explain: true })
+        let count = match &self.n {
+            None => Count::All,
+            Some(Value::String(all)) if all == "all" => Count::All,
+            Some(n) => {
+                let wanted =
+                    n.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1_000).contains(n));
+                let wrong = || Problem::field("lookups.n", "must be a number from 1 to 1000, or \"all\"");
+                Count::Some(wanted.ok_or_else(wrong)?)
+            }
+        };
+        Ok(Question { service: service.clone(), zone, key, count, labels, explain: true })
     }
 }
 

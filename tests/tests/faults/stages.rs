@@ -131,6 +131,9 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let back =
         operator.post(&format!("{BINDING}/rollback"), &json!({ "reason": "enough" })).await.expect(200);
     assert_eq!(back["active"]["policy"], "zone-fallback", "{}", back.json);
+    // The same call again means the version that is gone already.
+    let again = json!({ "version": version });
+    let _ = operator.post(&format!("{BINDING}/rollback"), &again).await.refused(409, "another-version");
     let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
     let took = everywhere(&world, "the former version answers", ROLLBACK, former).await;
     println!("a roll-back takes effect in both gateways after {took:?}");
@@ -158,7 +161,7 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let history = operator.get("/v1/history?ns=default&service=orders-api").await.expect(200);
     let actions: Vec<&str> =
         history["items"].as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();
-    for action in ["promote", "rollback", "force-promote", "try"] {
+    for action in ["promote", "rollback", "force-promote", "stage"] {
         assert!(actions.contains(&action), "{actions:?}");
     }
 }
