@@ -4,6 +4,7 @@
 //! one where there is one. Whoever shows something newer than what is held and keeps doing so becomes the source, so a
 //! message that was lost, a source that lags and a link that is cut are all mended by the same rule.
 
+use super::freshness::Proof;
 use super::gather::{Gather, Outcome};
 use super::head::{Place, SignedHead};
 use super::holding::Holding;
@@ -166,7 +167,7 @@ impl Exchange {
                 keys
             }
         };
-        self.taken.insert(origin.clone(), now);
+        self.taken.insert(origin.clone(), Proof::new(now, 0));
         self.counters.states_taken = self.counters.states_taken.saturating_add(1);
         self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
