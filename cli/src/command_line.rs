@@ -3,7 +3,8 @@
 use crate::connection::Global;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::{
-    config, demo, dev, drain, federation, gateway, policy, regions, register, resolve, services, token, watch,
+    config, demo, dev, drain, federation, gateway, policy, regions, register, resolve, services, simulate,
+    token, watch,
 };
 use clap::{Parser, Subcommand};
 
@@ -49,9 +50,14 @@ pub(crate) enum Command {
     Services(services::Arguments),
     /// Show how each region stands, or ask for one to be spared
     Regions(regions::Arguments),
-    /// Build, upload, bind and list policies
+    /// Predict where traffic would go if something were lost, drained or activated
+    Simulate(simulate::Arguments),
+    /// Build, upload, try, bind, promote and list policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Compile one module for a gateway, which starts this itself
+    #[command(hide = true, name = meridian_gateway::gateway::POLICY_COMPILER)]
+    PolicyCompiler(policy::compiler::Arguments),
 }
 
 impl Command {
@@ -81,7 +87,10 @@ impl Command {
             Self::Watch(arguments) => watch::run(arguments, global).await,
             Self::Services(arguments) => services::run(arguments, global).await,
             Self::Regions(arguments) => regions::run(arguments, global).await,
+            Self::Simulate(arguments) => simulate::run(arguments, global).await,
             Self::Policy(command) => policy::run(command, global).await,
+            // Has ended before there was a runtime.
+            Self::PolicyCompiler(_) => Ok(()),
         }
     }
 }
@@ -119,6 +128,11 @@ mod tests {
             "meridian policy bind _default canary --config {}",
             "meridian demo stop --region ap-south-1 --graceful",
             "meridian regions",
+            "meridian policy bind s p --stage canary --percent 5",
+            "meridian policy promote s --force --reason x",
+            "meridian policy rollback _default",
+            "meridian policy try p s --zone ap-south-1a --zone ap-south-1b",
+            "meridian simulate --lose-zone ap-south-1a",
             "meridian regions drain eu-west-1 --zone eu-west-1a --reason x",
             "meridian federation --config f.toml",
         ] {
@@ -140,6 +154,9 @@ mod tests {
             "meridian token mint --role operator --service s",
             "meridian demo stop",
             "meridian dev --port-base 65535",
+            "meridian policy bind s p --stage canary",
+            "meridian policy promote s --force",
+            "meridian simulate --config {}",
             "meridian regions drain",
             "meridian regions drain Eu",
         ] {

@@ -4,6 +4,7 @@ use crate::connection::Global;
 use crate::failure::Failure;
 use crate::{gateway, output};
 use meridian_gateway::config::{Config, ConfigError, Reads, RegistryConfig};
+use meridian_gateway::federation::config::FederationConfig;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -46,7 +47,7 @@ fn mistakes(error: &ConfigError) -> Value {
 }
 
 /// What a gateway would do, most important first.
-fn facts(config: &Config) -> [(&'static str, String); 9] {
+fn facts(config: &Config) -> Vec<(&'static str, String)> {
     let zones: Vec<&str> = config.zones.iter().map(|zone| zone.as_str()).collect();
     let registry = match &config.registry {
         RegistryConfig::Embedded { file } => {
@@ -63,7 +64,7 @@ fn facts(config: &Config) -> [(&'static str, String); 9] {
     let issuers: Vec<&str> = config.identity.issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
     let issuers =
         if issuers.is_empty() { "none: nobody can register".to_owned() } else { issuers.join(", ") };
-    [
+    let mut facts = vec![
         ("region", config.region.to_string()),
         ("zones", zones.join(", ")),
         ("registry", registry),
@@ -73,13 +74,39 @@ fn facts(config: &Config) -> [(&'static str, String); 9] {
         ("rules", config.identity.rules.len().to_string()),
         ("data", config.data_dir.display().to_string()),
         ("traces", config.telemetry.otlp.clone().unwrap_or_else(|| "off".to_owned())),
-    ]
+    ];
+    match &config.federation {
+        None => facts.push(("federation", "none: other regions are not heard of".to_owned())),
+        Some(section) => facts.extend(federation(section)),
+    }
+    facts
+}
+
+/// The part in the federation: that of a node, or of a gateway that subscribes to its region's nodes.
+fn federation(section: &FederationConfig) -> Vec<(&'static str, String)> {
+    let certificate = ("certificate", section.tls.certificate.display().to_string());
+    let Some(listen) = section.listen else {
+        return vec![("federation", format!("subscribes to {}", section.nodes.join(", "))), certificate];
+    };
+    let peers: Vec<String> =
+        section.peers.iter().map(|peer| format!("{} at {}", peer.region, peer.urls.join(", "))).collect();
+    let mut facts = vec![
+        ("federation", format!("a node at https://{listen}")),
+        ("status", format!("http://{} (meridian federation)", section.status)),
+        ("peers", peers.join("; ")),
+        certificate,
+    ];
+    if !section.ingress.is_empty() {
+        let ingress: Vec<String> = section.ingress.iter().map(|i| format!("{}:{}", i.host, i.port)).collect();
+        facts.push(("ingress", ingress.join(", ")));
+    }
+    facts
 }
 
 fn summary(file: &str, config: &Config) -> String {
     let mut text = format!("{file} is in order");
     for (name, value) in facts(config) {
-        let _ = write!(text, "\n  {name:<9} {value}");
+        let _ = write!(text, "\n  {name:<11} {value}");
     }
     text
 }
@@ -100,6 +127,25 @@ mod tests {
             "/etc/m/data/registry.redb",
             "http://127.0.0.1:8500",
             "nobody can register",
+        ] {
+            assert!(summary.contains(part), "{part} in {summary}");
+        }
+        assert!(summary.contains("other regions are not heard of"), "{summary}");
+    }
+
+    #[test]
+    fn the_summary_of_a_node_says_whom_it_speaks_to() {
+        let text = "region = \"eu-west-1\"\nzones = [\"eu-west-1a\"]\n[registry]\nkind = \"embedded\"\n[federation]\n\
+            listen = \"127.0.0.1:8510\"\npeers = [{ region = \"ap-south-1\", urls = [\"https://ap:8510\"] }]\n\
+            ingress = [{ host = \"edge.example\", port = 443 }]\n[federation.tls]\ncertificate = \"node.pem\"\nkey = \"k\"\nca = \"a\"\n";
+        let config = Config::parse(text, "f.toml", Path::new("/etc/m"), std::iter::empty()).unwrap();
+        let summary = summary("f.toml", &config);
+        for part in [
+            "a node at https://127.0.0.1:8510",
+            "http://127.0.0.1:8511",
+            "ap-south-1 at https://ap:8510",
+            "/etc/m/node.pem",
+            "edge.example:443",
         ] {
             assert!(summary.contains(part), "{part} in {summary}");
         }

@@ -13,8 +13,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than any bounded wait of the gateway, compilation of a policy included.
+/// Longer than any bounded wait of the gateway but for the gate.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A module of 8 MiB may take 45 s of processor time to compile and 10 to try, and may wait for its turn.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Far above any answer: `n=all` of a service with 5,000 endpoints is about 2 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -152,6 +154,8 @@ pub(crate) enum Payload {
     Json(Value),
     /// A module.
     Wasm(Vec<u8>),
+    /// A module, and a signature for it.
+    Signed(Vec<u8>, String),
 }
 
 impl Connection {
@@ -206,11 +210,20 @@ impl Connection {
         query: &[(String, String)],
         payload: Payload,
     ) -> Result<Answer, Failure> {
-        let request = self.request(method, path, query)?.timeout(REQUEST_TIMEOUT);
+        let wait = if matches!(payload, Payload::Wasm(_) | Payload::Signed(..)) {
+            UPLOAD_TIMEOUT
+        } else {
+            REQUEST_TIMEOUT
+        };
+        let request = self.request(method, path, query)?.timeout(wait);
         let request = match payload {
             Payload::Empty => request,
             Payload::Json(value) => request.json(&value),
             Payload::Wasm(bytes) => request.header("content-type", "application/wasm").body(bytes),
+            Payload::Signed(bytes, signature) => request
+                .header("content-type", "application/wasm")
+                .header(meridian_gateway::signature::HEADER, signature)
+                .body(bytes),
         };
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();

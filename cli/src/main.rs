@@ -20,6 +20,7 @@ mod regions;
 mod register;
 mod resolve;
 mod services;
+mod simulate;
 mod token;
 mod watch;
 
@@ -30,6 +31,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let CommandLine { global, command } = CommandLine::parse();
+    // Alone in its process and on one thread: what it bounds would bound others too.
+    if let command_line::Command::PolicyCompiler(arguments) = &command {
+        return policy::compiler::run(arguments);
+    }
     // Two providers of TLS are linked; without a choice rustls panics at its first use. It can only be made once, and
     // nobody was here before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

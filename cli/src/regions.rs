@@ -134,6 +134,9 @@ async fn change(target: Target, what: &str, global: &Global) -> Result<(), Failu
         }
         _ => format!("{place} is not drained any more"),
     });
+    if answer.body.get("warning").is_some() {
+        output::say(format_args!("warning: {}", text_of(&answer.body, "/warning")));
+    }
     Ok(())
 }
 

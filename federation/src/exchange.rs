@@ -390,6 +390,12 @@ impl Exchange {
         }
     }
 
+    /// The signer has another certificate: what is published is signed with it at once.
+    pub fn handle_renewed(&mut self, now: Monotonic) {
+        let now = self.see(now);
+        self.settle_own(now);
+    }
+
     /// The time of [`Exchange::next_timeout`] came. Early and late calls do no harm.
     pub fn handle_timeout(&mut self, now: Monotonic) {
         let now = self.see(now);

@@ -12,6 +12,7 @@ use meridian_model::summary::{
 use prost::Message;
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// At most this many zones of a region, and as many of its ingress addresses, are believed.
 const MAX_PLACES: usize = 64;
@@ -190,15 +191,33 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
             weight: s.weight,
         })
     };
-    let subsets: Vec<Subset> = wire.subsets.into_iter().map(subset).collect::<Result<_, _>>()?;
+    let mut subsets: Vec<Subset> = wire.subsets.into_iter().map(subset).collect::<Result<_, _>>()?;
     let endpoint = |e: WireEndpoint| endpoint(e, subsets.len());
-    let endpoints: Vec<RemoteEndpoint> =
+    let mut endpoints: Vec<RemoteEndpoint> =
         wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
     // They are looked up by id.
     if !endpoints.is_sorted_by(|one, next| one.id < next.id) {
         return Err(BadRecord::Wrong("the order of endpoints"));
     }
+    share(&mut endpoints);
+    subsets.shrink_to_fit();
+    endpoints.shrink_to_fit();
     Ok(Summary { endpoints, sampled: wire.sampled, headroom: wire.headroom, subsets })
+}
+
+/// Endpoints that declare the same hold it once. A map of two pairs takes half a kilobyte.
+fn share(endpoints: &mut [RemoteEndpoint]) {
+    for at in 1..endpoints.len() {
+        let (before, rest) = endpoints.split_at_mut(at);
+        let Some(endpoint) = rest.first_mut() else { continue };
+        // At most 32 of them.
+        if let Some(alike) = before.iter().find(|other| other.tags == endpoint.tags) {
+            endpoint.tags = Arc::clone(&alike.tags);
+        }
+        if let Some(alike) = before.iter().find(|other| other.metadata == endpoint.metadata) {
+            endpoint.metadata = Arc::clone(&alike.metadata);
+        }
+    }
 }
 
 fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord> {
@@ -221,7 +240,7 @@ fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord
         subset: if planted!(SubsetMisread) { 0 } else { e.subset },
         degraded: e.degraded,
         tags: e.tags.into_iter().map(|tag| text("a tag", tag, MAX_VALUE_BYTES)).collect::<Result<_, _>>()?,
-        metadata: metadata.collect::<Result<BTreeMap<_, _>, BadRecord>>()?,
+        metadata: Arc::new(metadata.collect::<Result<BTreeMap<_, _>, BadRecord>>()?),
     })
 }
 
@@ -312,8 +331,8 @@ mod tests {
                             weight,
                             subset: at % count,
                             degraded,
-                            tags,
-                            metadata,
+                            tags: tags.into(),
+                            metadata: metadata.into(),
                         }
                     });
                 Summary { endpoints: endpoints.collect(), subsets, sampled, headroom }
@@ -389,8 +408,8 @@ mod tests {
             weight: 100,
             subset: n,
             degraded: false,
-            tags: vec!["t".repeat(256).into(); 8],
-            metadata: BTreeMap::new(),
+            tags: vec!["t".repeat(256).into(); 8].into(),
+            metadata: Arc::default(),
         };
         let summary = Summary {
             subsets: (0..256).map(subset).collect(),
@@ -413,8 +432,8 @@ mod tests {
             weight: 100,
             subset: 0,
             degraded: false,
-            tags: vec!["v2".into()],
-            metadata: BTreeMap::from([("team".into(), "inventory".into())]),
+            tags: vec!["v2".into()].into(),
+            metadata: BTreeMap::from([("team".into(), "inventory".into())]).into(),
         });
         let zone = "ap-south-1a".parse().unwrap();
         let subset = Subset {

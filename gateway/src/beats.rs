@@ -3,9 +3,11 @@
 
 use crate::guardian::GuardianInput;
 use meridian_model::instance::LeaseId;
+use meridian_model::load::Beat;
 use meridian_model::names::GatewayId;
 use meridian_registry::{Registry, RegistryError, record};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,8 +24,8 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Beats that come together go together.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Leases in one batch: below the registry's limit of 1 MiB for a write. More than that wait for the next.
-const MAX_BATCH: usize = 100_000;
+/// Leases in one batch: with their loads below the registry's limit of 1 MiB for a write. More than that wait for the next.
+const MAX_BATCH: usize = 80_000;
 
 /// Leases that are kept while the registry does not answer. It holds nothing against those who are dropped: after such
 /// a time every lease counts a full TTL again.
@@ -46,15 +48,15 @@ pub struct BeatStats {
 pub fn spawn(
     registry: Arc<dyn Registry>,
     me: GatewayId,
-    beats: mpsc::Receiver<LeaseId>,
+    beats: mpsc::Receiver<Beat>,
     guardian: mpsc::Sender<GuardianInput>,
     stats: Arc<BeatStats>,
 ) -> JoinHandle<()> {
-    let outbox = Outbox { registry, me, guardian, stats, fresh: Vec::new(), pending: BTreeSet::new() };
+    let outbox = Outbox { registry, me, guardian, stats, fresh: Vec::new(), pending: BTreeMap::new() };
     tokio::spawn(outbox.run(beats))
 }
 
-type Publishing = Pin<Box<dyn Future<Output = (Vec<LeaseId>, Result<(), RegistryError>)> + Send>>;
+type Publishing = Pin<Box<dyn Future<Output = (Vec<Beat>, Result<(), RegistryError>)> + Send>>;
 
 struct Outbox {
     registry: Arc<dyn Registry>,
@@ -62,13 +64,13 @@ struct Outbox {
     guardian: mpsc::Sender<GuardianInput>,
     stats: Arc<BeatStats>,
     /// For the guardian of this gateway, which need not wait for the registry's echo.
-    fresh: Vec<LeaseId>,
-    /// For the registry.
-    pending: BTreeSet<LeaseId>,
+    fresh: Vec<Beat>,
+    /// For the registry: leases with the load that was reported last.
+    pending: BTreeMap<LeaseId, Option<u32>>,
 }
 
 impl Outbox {
-    async fn run(mut self, mut beats: mpsc::Receiver<LeaseId>) {
+    async fn run(mut self, mut beats: mpsc::Receiver<Beat>) {
         let mut buffer = Vec::new();
         let mut tell_at = Instant::now();
         let mut publish_at = Instant::now();
@@ -114,16 +116,24 @@ impl Outbox {
         }
     }
 
-    fn take_in(&mut self, buffer: &mut Vec<LeaseId>) {
+    fn take_in(&mut self, buffer: &mut Vec<Beat>) {
         self.stats.taken.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        for lease in buffer.drain(..) {
+        for beat in buffer.drain(..) {
             if self.fresh.len() < MAX_BATCH {
-                self.fresh.push(lease);
+                self.fresh.push(beat);
             }
-            if self.pending.len() < MAX_PENDING || self.pending.contains(&lease) {
-                self.pending.insert(lease);
-            } else {
-                self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+            let has_room = self.pending.len() < MAX_PENDING;
+            match self.pending.entry(beat.lease) {
+                Entry::Occupied(mut waits) => {
+                    let load = beat.load.or(*waits.get());
+                    waits.insert(load);
+                }
+                Entry::Vacant(place) if has_room => {
+                    place.insert(beat.load);
+                }
+                Entry::Vacant(_) => {
+                    self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -137,12 +147,13 @@ impl Outbox {
     }
 
     fn publish(&mut self) -> Publishing {
-        let batch: Vec<LeaseId> = self.pending.iter().take(MAX_BATCH).copied().collect();
+        let of = |(lease, load): (&LeaseId, &Option<u32>)| Beat { lease: *lease, load: *load };
+        let batch: Vec<Beat> = self.pending.iter().take(MAX_BATCH).map(of).collect();
         if batch.len() == self.pending.len() {
             self.pending.clear();
         } else {
-            batch.iter().for_each(|lease| {
-                self.pending.remove(lease);
+            batch.iter().for_each(|beat| {
+                self.pending.remove(&beat.lease);
             });
         }
         let (registry, me) = (Arc::clone(&self.registry), self.me.clone());
@@ -152,7 +163,7 @@ impl Outbox {
         })
     }
 
-    fn published(&mut self, batch: Vec<LeaseId>, result: Result<(), RegistryError>) {
+    fn published(&mut self, batch: Vec<Beat>, result: Result<(), RegistryError>) {
         match result {
             Ok(()) => {
                 self.stats.published.fetch_add(1, Ordering::Relaxed);
@@ -160,13 +171,17 @@ impl Outbox {
             Err(error) => {
                 self.stats.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(%error, beats = batch.len(), "heartbeats wait for the next batch");
-                self.pending.extend(batch);
+                for beat in batch {
+                    // What came meanwhile is newer.
+                    let load = self.pending.entry(beat.lease).or_default();
+                    *load = load.or(beat.load);
+                }
             }
         }
     }
 }
 
-async fn in_flight(publishing: &mut Option<Publishing>) -> (Vec<LeaseId>, Result<(), RegistryError>) {
+async fn in_flight(publishing: &mut Option<Publishing>) -> (Vec<Beat>, Result<(), RegistryError>) {
     match publishing {
         Some(publishing) => publishing.await,
         None => std::future::pending().await,

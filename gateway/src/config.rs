@@ -1,9 +1,13 @@
 //! The configuration of a gateway: one TOML file, any key also as `MERIDIAN__SECTION__KEY`, parsed whole and checked
 //! whole before anything is bound.
 
+mod reading;
+
 use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
+use crate::signature::Trust;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
+use meridian_model::rollout::Settings;
 use serde::Deserialize;
 use std::fmt;
 use std::net::SocketAddr;
@@ -169,6 +173,78 @@ pub struct LookupsConfig {
     pub expired_kept: Duration,
 }
 
+/// `[policies]`: when a version of a policy is good, and when it is not; see [`Settings`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct PoliciesConfig {
+    /// How long a version has to be active until it is known to be good.
+    #[serde(with = "span")]
+    pub soak: Duration,
+    /// How many lookups it has to answer until then, at one gateway.
+    pub soak_lookups: u64,
+    /// How many lookups a candidate has to be asked, at the gateway that is told to promote it.
+    pub promote_lookups: u64,
+    /// Faults after which a canary, or what was promoted, is rolled back.
+    pub max_faults: u64,
+    /// Greatest rise of the share of lookups that are refused or given nothing, 0 to 1.
+    pub max_refused_rise: f64,
+    /// Greatest share of all lookups that a zone or region may lose at once, 0 to 1.
+    pub max_shift: f64,
+    /// Shares say nothing before so many lookups.
+    pub min_lookups: u64,
+    /// Public keys in PEM; where some are named, an upload needs a signature by one of them.
+    pub trusted_keys: Vec<PathBuf>,
+}
+
+impl Default for PoliciesConfig {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            soak: Duration::from_millis(settings.soak_millis),
+            soak_lookups: settings.soak_lookups,
+            promote_lookups: settings.promote_lookups,
+            max_faults: settings.max_faults,
+            max_refused_rise: settings.max_refused_rise,
+            max_shift: settings.max_shift,
+            min_lookups: settings.min_lookups,
+            trusted_keys: Vec::new(),
+        }
+    }
+}
+
+impl PoliciesConfig {
+    /// As the judgement takes them.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            soak_millis: u64::try_from(self.soak.as_millis()).unwrap_or(u64::MAX),
+            soak_lookups: self.soak_lookups,
+            promote_lookups: self.promote_lookups,
+            max_faults: self.max_faults,
+            max_refused_rise: self.max_refused_rise,
+            max_shift: self.max_shift,
+            min_lookups: self.min_lookups,
+        }
+    }
+
+    fn check(&self, mistakes: &mut Vec<Mistake>) {
+        for (key, share) in [("max_refused_rise", self.max_refused_rise), ("max_shift", self.max_shift)] {
+            if !(0.0..=1.0).contains(&share) {
+                let place = format!("policies.{key}");
+                mistakes.push(Mistake { place, detail: "must be a share from 0 to 1".into() });
+            }
+        }
+        for (at, error) in Trust::read(&self.trusted_keys).err().unwrap_or_default() {
+            let place = format!("policies.trusted_keys[{at}]");
+            mistakes.push(Mistake { place, detail: error.to_string() });
+        }
+        if self.max_faults == 0 {
+            let detail = "must be at least 1: no policy fails less than once before it is rolled back".into();
+            mistakes.push(Mistake { place: "policies.max_faults".into(), detail });
+        }
+    }
+}
+
 /// `[history]`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct HistoryConfig {
@@ -232,6 +308,9 @@ pub struct Config {
     /// `[lookups]`.
     #[serde(default = "default_lookups")]
     pub lookups: LookupsConfig,
+    /// `[policies]`.
+    #[serde(default)]
+    pub policies: PoliciesConfig,
     /// `[history]`.
     #[serde(default = "default_history_section")]
     pub history: HistoryConfig,
@@ -364,31 +443,19 @@ impl Config {
                 });
             }
         }
-        let mut unknown = Vec::new();
-        let mut track = serde_path_to_error::Track::new();
-        let tracked = serde_path_to_error::Deserializer::new(toml::Value::Table(table), &mut track);
-        let parsed: Result<Self, _> =
-            serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string()));
-        mistakes.extend(unknown.into_iter().map(|place| Mistake {
-            place,
-            detail: "is no key that this version knows; docs/configuration.md lists them all".into(),
-        }));
-        match parsed {
-            Err(error) => {
-                let place = track.path().to_string();
-                let place = if place == "." { String::new() } else { place };
-                // The parser adds the place on a line of its own, which `place` already says.
-                let text = error.to_string();
-                let detail = text.lines().next().unwrap_or_default().trim().to_owned();
-                mistakes.push(Mistake { place, detail });
-                Err(fail(mistakes))
-            }
-            Ok(mut config) => {
-                config.resolve_paths(base);
-                config.check(&mut mistakes);
-                if mistakes.is_empty() { Ok(config) } else { Err(fail(mistakes)) }
+        let mut read = reading::read(table);
+        mistakes.append(&mut read.mistakes);
+        if let Some(mut config) = read.config.take() {
+            config.resolve_paths(base);
+            let mut found = Vec::new();
+            config.check(&mut found);
+            found.retain(|mistake| !read.is_due_to_a_cut(&mistake.place));
+            mistakes.append(&mut found);
+            if mistakes.is_empty() {
+                return Ok(config);
             }
         }
+        Err(fail(mistakes))
     }
 
     fn resolve_paths(&mut self, base: &Path) {
@@ -402,6 +469,7 @@ impl Config {
                 }
             }
         }
+        self.policies.trusted_keys.iter_mut().for_each(place);
         if let Some(tls) = &mut self.http.tls {
             place(&mut tls.certificate);
             place(&mut tls.key);
@@ -417,6 +485,7 @@ impl Config {
         if let Err(errors) = self.identity.check(&self.base) {
             mistakes.extend(errors.into_iter().map(|e| Mistake { place: e.place, detail: e.detail }));
         }
+        self.policies.check(mistakes);
         if let Some(federation) = &self.federation {
             federation.check(&self.region, mistakes);
         }
@@ -540,9 +609,29 @@ mod tests {
         for (text, places) in [
             ("", vec![""]),
             ("region = ", vec![""]),
-            ("region = \"EU\"\nzones = []\n", vec!["region"]),
+            ("region = \"EU\"\nzones = []\n", vec!["", "region", "zones"]),
+            ("zones = 5\n[http]\nlisten = 5\nworkers = 0\n", vec!["", "", "http.listen", "zones"]),
             (&format!("{SMALL}[http]\nlisten = \"0.0.0.0:80\"\n"), vec!["http.listen", "http.reads"]),
             (&format!("{SMALL}[http]\nlisten = 5\n"), vec!["http.listen"]),
+            // What cannot be read, what nobody knows and what is wrong by its meaning, all in one go.
+            (
+                &format!(
+                    "{SMALL}[http]\nworkers = \"many\"\nreds = 1\n[telemetry]\nsample = 2.0\n[health]\nmax_concurrent = -1\n\
+                     [federation]\nlisten = \"127.0.0.1:0\"\n[lookups]\nknown_for = \"soon\"\nmax_remote_age = \"1s\"\n"
+                ),
+                vec![
+                    "federation",
+                    "health.max_concurrent",
+                    "http.reds",
+                    "http.workers",
+                    "lookups.known_for",
+                    "telemetry.sample",
+                ],
+            ),
+            (
+                &format!("{SMALL}[federation]\n[federation.tls]\ncertificate = \"c\"\nkey = 1\nca = \"a\"\n"),
+                vec!["federation.tls.key"],
+            ),
             (&format!("{SMALL}endpionts = []\n"), vec!["registry"]),
             (&format!("{SMALL}[htpp]\nlisten = \"x\"\n[http]\nreds = 1\n"), vec!["http.reds", "htpp"]),
         ] {

@@ -19,7 +19,13 @@ use tokio::sync::watch;
 pub struct Published {
     current: ArcSwap<Snapshot>,
     changed: watch::Sender<u64>,
+    /// What the service carries, as its instances report it; [`NO_LOAD`] where none does. Not part of the snapshot: no
+    /// lookup depends on it, and a snapshot is prepared for at some cost.
+    load: AtomicU64,
 }
+
+/// No sum of reported loads.
+const NO_LOAD: u64 = u64::MAX;
 
 impl Published {
     /// The newest snapshot, without waiting for anyone.
@@ -30,6 +36,15 @@ impl Published {
     /// The newest snapshot, to keep.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// What the service carries, where its instances report it.
+    pub fn load(&self) -> Option<u64> {
+        Some(self.load.load(Ordering::Relaxed)).filter(|load| *load != NO_LOAD)
+    }
+
+    pub(crate) fn set_load(&self, load: Option<u64>) {
+        self.load.store(load.unwrap_or(NO_LOAD), Ordering::Relaxed);
     }
 
     /// Reports the serial of each new snapshot; closed when the service is forgotten.
@@ -314,6 +329,7 @@ impl Directory {
                 let published = Published {
                     current: ArcSwap::new(Arc::clone(&snapshot)),
                     changed: watch::Sender::new(snapshot.serial),
+                    load: AtomicU64::new(NO_LOAD),
                 };
                 services.insert(snapshot.key.clone(), Arc::new(published));
                 self.set.send_modify(|count| *count += 1);

@@ -9,6 +9,7 @@ use crate::keeper::KeeperStats;
 use crate::loader::LoaderStats;
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{Figure, Source};
+use crate::steward::StewardStats;
 use meridian_model::status::Status;
 use meridian_policies::Host;
 use meridian_registry::etcd::Stats as EtcdStats;
@@ -159,12 +160,24 @@ pub fn host(host: Arc<Host>) -> Source {
             ),
             Figure::gauge("meridian_policy_views", "Prepared views", stats.views as f64),
             Figure::gauge("meridian_policy_cells", "Instances of policies", stats.cells as f64),
-            Figure::gauge("meridian_policy_versions", "Versions that can be run", stats.compiled as f64),
+            Figure::gauge("meridian_policy_versions", "Versions that can be run", stats.versions as f64),
             seconds("meridian_policy_compile_seconds_total", "Time spent compiling", stats.compile_micros),
+            Figure::counter("meridian_policy_compilations_total", "Modules compiled", stats.compiled),
             Figure::counter(
+                "meridian_policy_artefacts_used_total",
+                "Versions made runnable from disk, without compiling",
+                stats.artefacts_used,
+            ),
+            Figure::counter(
+                "meridian_policy_compilers_killed_total",
+                "Compiling processes that were ended at a limit",
+                stats.compilers_killed,
+            ),
+            Figure::by(
                 "meridian_policy_rejected_total",
-                "Modules that the gate refused",
-                stats.rejected,
+                "Modules that the gate refused, by code",
+                "code",
+                &stats.rejected,
             ),
         ]
     })
@@ -227,6 +240,7 @@ pub fn guardian(stats: Arc<GuardianStats>) -> Source {
             counter("meridian_expired_total", "Leases that it ended", &stats.expired),
             counter("meridian_removed_total", "Expired instances that it removed", &stats.removed),
             counter("meridian_check_verdicts_total", "Verdicts of health checks written", &stats.verdicts),
+            counter("meridian_loads_written_total", "Loads of services written", &stats.loads),
             counter(
                 "meridian_guardian_conflicts_total",
                 "Rulings overtaken by another write",
@@ -260,6 +274,39 @@ pub fn beats(stats: Arc<BeatStats>) -> Source {
                 "meridian_heartbeats_dropped_total",
                 "Heartbeats dropped because too many waited",
                 &stats.dropped,
+            ),
+        ]
+    })
+}
+
+/// What the steward does with versions that are tried or have yet to soak.
+pub fn steward(stats: Arc<StewardStats>) -> Source {
+    Box::new(move || {
+        vec![
+            counter(
+                "meridian_policy_rollbacks_total",
+                "Candidates given up and active versions replaced by this gateway",
+                &stats.rolled_back,
+            ),
+            counter(
+                "meridian_policy_soaked_total",
+                "Versions that this gateway found to be good",
+                &stats.soaked,
+            ),
+            counter(
+                "meridian_policy_faults_reported_total",
+                "Failures of shadows that this gateway told to the region",
+                &stats.reported,
+            ),
+            counter(
+                "meridian_policy_decisions_unwritten_total",
+                "Decisions that the registry did not take, or that another gateway had written already",
+                &stats.unwritten,
+            ),
+            gauge(
+                "meridian_policy_bindings_observed",
+                "Bindings with a candidate, or with an active version that has yet to soak",
+                &stats.observed,
             ),
         ]
     })

@@ -14,15 +14,16 @@ use crate::history::{Actor, Entry, value_of};
 use crate::http::Envelope;
 use crate::http::server::{ListenError, Server};
 use crate::keeper::{Feeds, Keeper, KeeperStats};
-use crate::loader::{Loader, LoaderStats};
+use crate::loader::{Loader, LoaderStats, NotRunnable};
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{HttpMetrics, Metrics};
 use crate::region::{Parts, Region};
+use crate::steward::{self, StewardStats};
 use meridian_model::catalog::Catalog;
 use meridian_model::guardian::Settings;
 use meridian_model::names::GatewayId;
 use meridian_model::time::UnixMillis;
-use meridian_policies::{Host, HostConfig, HostError, STANDARD};
+use meridian_policies::{Compiler, Host, HostConfig, HostError, STANDARD};
 use meridian_registry::embedded::EmbeddedRegistry;
 use meridian_registry::etcd::{EtcdConfig, EtcdRegistry, EtcdTls, Stats as EtcdStats};
 use meridian_registry::record::{self, Member};
@@ -49,6 +50,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1_024;
 /// Heartbeats that may wait for their batch: several seconds of 10,000 a second.
 const BEATS_QUEUE: usize = 65_536;
+
+/// The argument with which a gateway starts its own program to compile a module; that program runs
+/// [`meridian_policies::policy_compiler`] then.
+pub const POLICY_COMPILER: &str = "policy-compiler";
+/// Where compiled modules are kept, in the data directory.
+const ARTEFACTS: &str = "artefacts";
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -168,8 +175,11 @@ impl Gateway {
             .http
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from));
-        let host =
-            Host::start(HostConfig { router_cache_bytes: config.lookups.router_cache_mib * 1024 * 1024 })?;
+        let host = Host::start(HostConfig {
+            router_cache_bytes: config.lookups.router_cache_mib * 1024 * 1024,
+            compiler: Compiler::this_program(POLICY_COMPILER).map_err(HostError::Thread)?,
+            artefacts: Some(config.data_dir.join(ARTEFACTS)),
+        })?;
         // Compiled beside the reading of the disk, so that the first lookup already runs it.
         let compiler = Arc::clone(&host);
         let [built_in, ..] = &STANDARD;
@@ -258,9 +268,18 @@ impl Gateway {
             let stop = stop.clone();
             async move { stop.run_until_cancelled_owned(task).await }
         };
-        tasks.spawn(until(boxed(keeper.run(events, command_queue))));
+        // The keeper goes after the saver, which asks it for the state once more at the end.
+        let kept = CancellationToken::new();
+        let (keeping, saved) = (kept.clone(), stop.clone());
+        tasks
+            .spawn(async move { keeping.run_until_cancelled_owned(keeper.run(events, command_queue)).await });
+        tasks.spawn(async move {
+            let _released = kept.drop_guard();
+            saver.run(saved).await;
+        });
         tasks.spawn(until(boxed(loader.run(wanted))));
-        tasks.spawn(saver.run(stop.clone()));
+        let steward_stats = Arc::new(StewardStats::default());
+        tasks.spawn(until(boxed(steward::run(Arc::clone(&region), Arc::clone(&steward_stats)))));
         tasks.spawn(until(boxed(refresh_keys(verifier))));
         tasks.spawn(until(boxed(prune_history(Arc::clone(&registry), config.history.keep))));
         let office = Office {
@@ -286,6 +305,7 @@ impl Gateway {
             figures::disk(save_stats, loader_stats),
             figures::guardian(guardian_stats),
             figures::beats(beat_stats),
+            figures::steward(steward_stats),
         ];
         sources.extend(etcd_stats.map(figures::etcd));
         sources.extend(joined.map(|joined| joined.source));
@@ -412,9 +432,12 @@ fn loader(
         disk: Arc::clone(disk),
         commands: commands.clone(),
         compile: Arc::new(move |_, module| {
-            let (compiled, _) = compiler.check(&module).map_err(|r| format!("{}: {}", r.code, r.detail))?;
-            compiler.insert(compiled).map_err(|full| full.to_string())
+            compiler.load(&module).map_err(|rejected| match rejected.code {
+                "gate-unavailable" => NotRunnable::ForNow(rejected.to_string()),
+                _ => NotRunnable::ForGood(rejected.to_string()),
+            })
         }),
+
         is_runnable: Arc::new(move |version| library.library().contains(&version)),
         stats: Arc::clone(stats),
     }

@@ -1,12 +1,15 @@
 //! Drives the guardian: feeds it what happens, makes its checks, and writes its rulings, fenced.
 
+mod loads;
+
 use crate::clock;
 use crate::health::Checker;
 use meridian_model::guardian::{
     Check, CheckOutcome, Decision, Guardian, Moment, Ruled, Ruling, Settings, TICK,
 };
 use meridian_model::instance::{Instance, InstanceKey, LeaseId};
-use meridian_model::names::GatewayId;
+use meridian_model::load::Beat;
+use meridian_model::names::{GatewayId, ServiceKey};
 use meridian_model::time::Monotonic;
 use meridian_registry::{
     Change, Committed, Condition, Key, Membership, Registry, RegistryError, Revision, Write, record,
@@ -27,6 +30,9 @@ const MAX_WRITES: usize = 64;
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// The record of a service's load, with the revision that wrote it; none where it is gone.
+pub type LoadRecord = (ServiceKey, Option<(u64, Revision)>);
+
 /// A record with the revision that wrote it.
 pub type Standing = (Arc<Instance>, Revision);
 
@@ -40,7 +46,9 @@ pub enum GuardianInput {
     /// All instances: replaces what was known.
     Reset(Vec<(InstanceKey, Arc<Instance>, Revision)>),
     /// Leases that were renewed by a heartbeat, at this gateway or another.
-    Beats(Vec<LeaseId>),
+    Beats(Vec<Beat>),
+    /// Records of loads that were written or removed; after a reset, all of them.
+    Loads(Vec<LoadRecord>),
     /// The registry does not answer.
     Lost,
     /// All that was reported is complete until now.
@@ -66,6 +74,8 @@ pub struct GuardianStats {
     pub removed: AtomicU64,
     /// Verdicts of checks that it wrote.
     pub verdicts: AtomicU64,
+    /// Loads of services that it wrote.
+    pub loads: AtomicU64,
     /// Rulings that were overtaken by another write or a lost membership.
     pub conflicts: AtomicU64,
     /// Rulings that the registry did not answer.
@@ -107,6 +117,7 @@ pub fn spawn(office: Office, inputs: mpsc::Receiver<GuardianInput>) -> JoinHandl
         guardian,
         office,
         writes: JoinSet::new(),
+        loads: JoinSet::new(),
         checks: JoinSet::new(),
         backoff: Backoff::default(),
     };
@@ -133,6 +144,7 @@ struct Driver {
     guardian: Guardian,
     office: Office,
     writes: JoinSet<Written>,
+    loads: JoinSet<Ruled>,
     checks: JoinSet<Checked>,
     backoff: Backoff,
 }
@@ -154,6 +166,9 @@ impl Driver {
             while let Some(written) = self.writes.try_join_next() {
                 self.written(written.ok());
             }
+            while let Some(told) = self.loads.try_join_next() {
+                self.told(told.ok());
+            }
             while let Some(checked) = self.checks.try_join_next() {
                 self.checked(checked.ok());
             }
@@ -169,6 +184,7 @@ impl Driver {
                 },
                 changed = membership.changed(), if joined => joined = changed.is_ok(),
                 Some(written) = self.writes.join_next() => self.written(written.ok()),
+                Some(told) = self.loads.join_next() => self.told(told.ok()),
                 Some(checked) = self.checks.join_next() => self.checked(checked.ok()),
                 () = tokio::time::sleep(pause) => {}
             }
@@ -194,7 +210,12 @@ impl Driver {
                     records.into_iter().map(|(key, instance, modified)| (key, instance, modified.0));
                 self.guardian.handle_reset(records.collect(), now);
             }
-            GuardianInput::Beats(leases) => self.guardian.handle_beats(&leases, now),
+            GuardianInput::Beats(beats) => self.guardian.handle_beats(&beats, now),
+            GuardianInput::Loads(records) => {
+                let records =
+                    records.into_iter().map(|(service, told)| (service, told.map(|(t, m)| (t, m.0))));
+                self.guardian.handle_loads(records, now);
+            }
             GuardianInput::Lost => self.guardian.handle_lost(now),
             GuardianInput::Current => self.guardian.handle_current(now),
         }
@@ -212,6 +233,12 @@ impl Driver {
                 let ruled = write(&*registry, &history, me, &ruling, &stats).await;
                 Written { lease: ruling.instance.lease.id, key: ruling.key, ruled }
             });
+        }
+        while self.loads.len() < loads::MAX_WRITES && self.backoff.is_over() {
+            let Some(write) = self.guardian.poll_load(now) else { break };
+            let (registry, me) = (Arc::clone(&self.office.registry), self.office.me.clone());
+            let stats = Arc::clone(&self.office.stats);
+            self.loads.spawn(async move { loads::write(&*registry, me, write, &stats).await });
         }
         while self.checks.len() < self.office.max_checks {
             let Some(check) = self.guardian.poll_check(now) else { break };
@@ -236,6 +263,11 @@ impl Driver {
         let Some(Written { key, lease, ruled }) = written else { return };
         self.backoff.note(ruled);
         self.guardian.handle_ruled(&key, lease, ruled, moment());
+    }
+
+    /// The guardian comes back to a load whose record is not seen.
+    fn told(&mut self, told: Option<Ruled>) {
+        told.into_iter().for_each(|ruled| self.backoff.note(ruled));
     }
 
     /// A check that panicked says nothing; the guardian asks again later.

@@ -48,7 +48,8 @@ pub struct Entry {
     pub at: UnixMillis,
     /// Who.
     pub actor: Actor,
-    /// What: `register`, `replace`, `patch`, `deregister`, `expire`, `remove`, `check`, `bind`, `unbind`, `upload`, `delete`.
+    /// What: `register`, `replace`, `patch`, `deregister`, `expire`, `remove`, `check`, `bind`, `unbind`, `stage`, `promote`,
+    /// `force-promote`, `rollback`, `soak`, `report`, `upload`, `delete`, `drain`, `undrain`.
     pub action: String,
     /// Of what: `ns/service/id`, `ns/service`, or a policy's name.
     pub target: String,

@@ -1,5 +1,6 @@
 //! The state of a region as it is kept on disk, for a start without registry.
 
+use meridian_model::names::ServiceKey;
 use meridian_model::time::UnixMillis;
 use meridian_registry::{Incarnation, Revision, Stored};
 
@@ -14,4 +15,6 @@ pub struct Image {
     pub saved_at: UnixMillis,
     /// Instances, bindings and manifests.
     pub records: Vec<Stored>,
+    /// Services that have nothing any more, and since when: they are known for a while, which no record says.
+    pub emptied: Vec<(ServiceKey, UnixMillis)>,
 }

@@ -5,13 +5,15 @@
 
 use crate::clock;
 use crate::directory::{Directory, Rules};
-use crate::guardian::GuardianInput;
+use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::neighbourhood::{Neighbourhood, News};
 use meridian_model::catalog::{Catalog, Touched};
-use meridian_model::failover::Return;
+use meridian_model::failover::{Homecoming, Return};
 use meridian_model::instance::{Instance, InstanceKey};
+use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::remote::FULL_RAMP;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use meridian_policies::Host;
@@ -72,9 +74,11 @@ pub struct Keeper {
     held: BTreeMap<InstanceKey, Monotonic>,
     /// How other regions stand.
     neighbourhood: Neighbourhood,
+    /// The way of the own region back from a drain, and its ramp.
+    homecoming: (Homecoming, u32),
     /// Services that have nothing healthy here, or are on their way back from other regions.
     returning: BTreeMap<ServiceKey, Return>,
-    /// When each service lost its last instance and binding.
+    /// Until when each service is known that has no instances.
     emptied: BTreeMap<ServiceKey, Monotonic>,
     serial: u64,
     known_for: Duration,
@@ -95,6 +99,7 @@ impl Keeper {
         let neighbourhood = Neighbourhood::new(Arc::clone(&directory), max_remote_age);
         Self {
             neighbourhood,
+            homecoming: (Homecoming::default(), FULL_RAMP),
             returning: BTreeMap::new(),
             catalog,
             directory,
@@ -119,7 +124,15 @@ impl Keeper {
         for stored in &image.records {
             touched.merge(self.apply_put(stored));
         }
-        self.publish(touched, clock::monotonic_now());
+        let now = clock::monotonic_now();
+        for (key, since) in image.emptied {
+            let left = self.known_for.saturating_sub(clock::unix_now().since(since));
+            if !left.is_zero() {
+                self.emptied.insert(key.clone(), now.plus(left));
+                touched.merge(self.catalog.remember_service(&key));
+            }
+        }
+        self.publish(touched, now);
         self.publish_rules();
         self.directory.currency.begin(&image.incarnation.to_string());
         self.directory.currency.serve_from_disk(image.revision.0, image.saved_at.0);
@@ -153,9 +166,7 @@ impl Keeper {
             Command::Prepared(version) => {
                 let now = clock::monotonic_now();
                 let bound = self.directory.services().into_iter().filter(|(_, published)| {
-                    let binding = &published.current().binding;
-                    binding.active.version == version
-                        || binding.last_good.iter().any(|b| b.version == version)
+                    published.current().binding.versions().any(|bound| bound.version == version)
                 });
                 let services = bound.map(|(key, _)| key).collect();
                 self.publish(Touched { services }, now);
@@ -194,7 +205,12 @@ impl Keeper {
         for ((region, zone), drain, modified) in self.catalog.drains() {
             add(Key::Drain(region.clone(), zone.clone()), record::encode(&**drain), modified);
         }
-        Some(Image { incarnation, revision: self.revision, saved_at: clock::unix_now(), records })
+        let (now, saved_at) = (clock::monotonic_now(), clock::unix_now());
+        let emptied = self.emptied.iter().map(|(key, until)| {
+            let age = self.known_for.saturating_sub(until.since(now));
+            (key.clone(), saved_at.before(age))
+        });
+        Some(Image { incarnation, revision: self.revision, saved_at, records, emptied: emptied.collect() })
     }
 
     fn handle(&mut self, event: Event, now: Monotonic) -> Vec<GuardianInput> {
@@ -261,13 +277,14 @@ impl Keeper {
             tracing::warn!(%former, new = %incarnation, held = self.held.len(), "the registry began a new life");
         }
         self.members.clear();
-        let mut beats = Vec::new();
+        let (mut beats, mut loads) = (Vec::new(), Vec::new());
         for stored in records {
             match &stored.key {
                 Key::Member(id) => {
                     self.members.insert(id.clone());
                 }
                 Key::Beats(_) => beats.extend(self.beats_of(stored)),
+                Key::Load(service) => loads.extend(self.load_of(service, stored)),
                 _ => touched.merge(self.apply_put(stored)),
             }
         }
@@ -276,6 +293,8 @@ impl Keeper {
         self.directory.currency.begin(&incarnation.to_string());
         self.publish(touched, now);
         self.publish_rules();
+        self.directory.services().values().for_each(|published| published.set_load(None));
+        self.show_loads(&loads);
         self.directory.currency.advance(revision.0, now);
         self.directory.set_ready();
         let instances = self
@@ -290,6 +309,7 @@ impl Keeper {
         vec![
             GuardianInput::Members(self.members.clone()),
             GuardianInput::Reset(instances),
+            GuardianInput::Loads(loads),
             GuardianInput::Beats(beats),
             GuardianInput::Current,
         ]
@@ -323,7 +343,7 @@ impl Keeper {
         self.stats.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let mut touched = Touched::default();
         let mut instances: Vec<(InstanceKey, Option<(Arc<Instance>, Revision)>)> = Vec::new();
-        let mut beats = Vec::new();
+        let (mut beats, mut loads) = (Vec::new(), Vec::new());
         let (mut members_changed, mut rules_changed) = (false, false);
         for change in changes {
             match change {
@@ -336,11 +356,13 @@ impl Keeper {
                     }
                     Key::Member(id) => members_changed |= self.members.insert(id.clone()),
                     Key::Beats(_) => beats.extend(self.beats_of(&stored)),
+                    Key::Load(service) => loads.extend(self.load_of(service, &stored)),
                     _ => {
                         touched.merge(self.apply_put(&stored));
                         rules_changed = true;
                     }
                 },
+                Observed::Deleted(Key::Load(service), _) => loads.push((service, None)),
                 Observed::Deleted(key, at) => {
                     self.stats.content.fetch_add(1, Ordering::Release);
                     match key {
@@ -361,7 +383,7 @@ impl Keeper {
                             rules_changed = true;
                         }
                         Key::Member(id) => members_changed |= self.members.remove(&id),
-                        Key::Region | Key::Incarnation | Key::Beats(_) | Key::History(..) => {}
+                        Key::Region | Key::Incarnation | Key::Load(_) | Key::Beats(_) | Key::History(..) => {}
                     }
                 }
             }
@@ -370,6 +392,7 @@ impl Keeper {
         if rules_changed {
             self.publish_rules();
         }
+        self.show_loads(&loads);
         self.revision = self.revision.max(revision);
         self.directory.currency.advance(self.revision.0, now);
         let mut inputs = Vec::new();
@@ -378,6 +401,9 @@ impl Keeper {
         }
         if !instances.is_empty() {
             inputs.push(GuardianInput::Instances(instances));
+        }
+        if !loads.is_empty() {
+            inputs.push(GuardianInput::Loads(loads));
         }
         if !beats.is_empty() {
             inputs.push(GuardianInput::Beats(beats));
@@ -414,9 +440,28 @@ impl Keeper {
         }
     }
 
-    fn beats_of(&self, stored: &Stored) -> Vec<meridian_model::instance::LeaseId> {
+    fn load_of(&self, service: &ServiceKey, stored: &Stored) -> Option<LoadRecord> {
         match record::decode(&stored.key, &stored.value) {
-            Ok(Some(Record::Beats(leases))) => leases,
+            Ok(Some(Record::Load(load))) => Some((service.clone(), Some((load.total, stored.modified)))),
+            _ => {
+                self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Loads are shown to people, besides what the guardian makes of them; no snapshot changes with them.
+    fn show_loads(&self, loads: &[LoadRecord]) {
+        for (service, load) in loads {
+            if let Some(published) = self.directory.get(service) {
+                published.set_load(load.map(|(total, _)| total));
+            }
+        }
+    }
+
+    fn beats_of(&self, stored: &Stored) -> Vec<Beat> {
+        match record::decode(&stored.key, &stored.value) {
+            Ok(Some(Record::Beats(beats))) => beats,
             _ => {
                 self.stats.unreadable.fetch_add(1, Ordering::Relaxed);
                 Vec::new()
@@ -424,7 +469,12 @@ impl Keeper {
         }
     }
 
-    fn publish(&mut self, touched: Touched, now: Monotonic) {
+    fn publish(&mut self, mut touched: Touched, now: Monotonic) {
+        let spared = self.catalog.is_drained(self.catalog.region());
+        let ramp = self.homecoming.0.ramp(spared, now);
+        if ramp != std::mem::replace(&mut self.homecoming.1, ramp) {
+            touched.services.extend(self.catalog.services().cloned());
+        }
         for key in touched.services {
             self.serial += 1;
             let Some(mut snapshot) = self.catalog.snapshot(&key, self.serial) else { continue };
@@ -434,7 +484,7 @@ impl Keeper {
                 snapshot.ramp = ramp;
             }
             if snapshot.endpoints.is_empty() {
-                self.emptied.entry(key).or_insert(now);
+                self.emptied.entry(key).or_insert(now.plus(self.known_for));
             } else {
                 self.emptied.remove(&key);
             }
@@ -449,7 +499,10 @@ impl Keeper {
         let here = snapshot.endpoints.iter().any(|e| e.status.is_eligible());
         let elsewhere = snapshot.remotes.iter().any(|r| r.address_count() > 0);
         let mut course = self.returning.get(&snapshot.key).copied().unwrap_or_default();
-        let ramp = course.ramp(here, elsewhere, now);
+        let mut ramp = course.ramp(here, elsewhere, now);
+        if elsewhere {
+            ramp = ramp.min(self.homecoming.1);
+        }
         match course {
             Return::Home => self.returning.remove(&snapshot.key),
             Return::Away(..) | Return::Ramping(_) => self.returning.insert(snapshot.key.clone(), course),
@@ -488,12 +541,8 @@ impl Keeper {
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
         self.publish(touched, now);
-        let forgotten: Vec<ServiceKey> = self
-            .emptied
-            .iter()
-            .filter(|(_, since)| now.since(**since) >= self.known_for)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let forgotten: Vec<ServiceKey> =
+            self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
         for key in forgotten {
             self.emptied.remove(&key);
             let slot = self.directory.get(&key).map(|published| published.current().slot);

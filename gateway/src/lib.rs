@@ -23,4 +23,6 @@ pub mod neighbourhood;
 pub mod problem;
 pub mod region;
 pub mod registrar;
+pub mod signature;
+pub mod steward;
 pub mod telemetry;

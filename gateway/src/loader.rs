@@ -22,9 +22,9 @@ use tokio::time::Instant;
 /// Most chunks of a module; 16 are enough for the largest, other versions of the program may cut them smaller.
 const MAX_CHUNKS: u32 = 256;
 
-/// Compiles the module, checks it and makes it runnable; a sentence why not. Takes as long as it takes: it is called
-/// where blocking is allowed.
-pub type Compile = Arc<dyn Fn(PolicyVersion, Bytes) -> Result<(), String> + Send + Sync>;
+/// Compiles the module and makes it runnable; a sentence why not. Takes as long as it takes: it is called where blocking is
+/// allowed.
+pub type Compile = Arc<dyn Fn(PolicyVersion, Bytes) -> Result<(), NotRunnable> + Send + Sync>;
 /// Whether a version can be run already.
 pub type IsRunnable = Arc<dyn Fn(PolicyVersion) -> bool + Send + Sync>;
 /// A manifest: the policy's name, the version, and in how many chunks the registry has it.
@@ -37,7 +37,7 @@ pub struct LoaderStats {
     pub prepared: AtomicU64,
     /// Modules given up: damaged, missing or refused. They are tried again when their manifest is seen again.
     pub given_up: AtomicU64,
-    /// Attempts that the registry did not answer.
+    /// Attempts that the registry did not answer, or for which there was no compiler.
     pub retries: AtomicU64,
     /// Modules that could not be saved to disk.
     pub unsaved: AtomicU64,
@@ -87,8 +87,9 @@ enum Found {
 }
 
 /// Why a version cannot be run.
-enum Failed {
-    /// The registry does not answer.
+#[derive(Debug)]
+pub enum NotRunnable {
+    /// The registry does not answer, or this machine cannot compile just now.
     ForNow(String),
     /// Trying again changes nothing.
     ForGood(String),
@@ -166,13 +167,13 @@ impl Loader {
                 pending.remove(&version);
                 return self.commands.send(Command::Prepared(version)).await.is_ok();
             }
-            Err(Failed::ForNow(reason)) => {
+            Err(NotRunnable::ForNow(reason)) => {
                 self.stats.retries.fetch_add(1, Ordering::Relaxed);
                 let delay = wanted.delays.next().unwrap_or(MAX_DELAY);
                 tracing::debug!(policy = %wanted.name, %version, reason, ?delay, "a module cannot be fetched yet");
                 wanted.due = Instant::now() + delay;
             }
-            Err(Failed::ForGood(reason)) => {
+            Err(NotRunnable::ForGood(reason)) => {
                 self.stats.given_up.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(policy = %wanted.name, %version, reason, "the policy cannot be run");
                 pending.remove(&version);
@@ -194,9 +195,9 @@ impl Loader {
     }
 
     /// The module from the registry, complete and with the right hash, and from then on also on disk.
-    async fn fetch(&self, version: PolicyVersion, chunks: u32) -> Result<Bytes, Failed> {
+    async fn fetch(&self, version: PolicyVersion, chunks: u32) -> Result<Bytes, NotRunnable> {
         if chunks == 0 || chunks > MAX_CHUNKS {
-            return Err(Failed::ForGood(format!(
+            return Err(NotRunnable::ForGood(format!(
                 "its manifest says {chunks} chunks; 1 to {MAX_CHUNKS} are possible"
             )));
         }
@@ -204,12 +205,14 @@ impl Loader {
         for number in 0..chunks {
             let chunk = match self.registry.get_chunk(version, number).await {
                 Ok(Some(chunk)) => chunk,
-                Ok(None) => return Err(Failed::ForGood(format!("chunk {number} of {chunks} is missing"))),
-                Err(e @ RegistryError::Unavailable(_)) => return Err(Failed::ForNow(e.to_string())),
-                Err(e) => return Err(Failed::ForGood(e.to_string())),
+                Ok(None) => {
+                    return Err(NotRunnable::ForGood(format!("chunk {number} of {chunks} is missing")));
+                }
+                Err(e @ RegistryError::Unavailable(_)) => return Err(NotRunnable::ForNow(e.to_string())),
+                Err(e) => return Err(NotRunnable::ForGood(e.to_string())),
             };
             if module.len() + chunk.len() > MAX_MODULE_BYTES {
-                return Err(Failed::ForGood(format!("it has more than {MAX_MODULE_BYTES} bytes")));
+                return Err(NotRunnable::ForGood(format!("it has more than {MAX_MODULE_BYTES} bytes")));
             }
             module.extend_from_slice(&chunk);
         }
@@ -221,22 +224,22 @@ impl Loader {
         });
         match kept.await {
             Ok(Some(Ok(()))) => {}
-            Ok(None) => return Err(Failed::ForGood("its bytes do not have its hash".into())),
+            Ok(None) => return Err(NotRunnable::ForGood("its bytes do not have its hash".into())),
             Ok(Some(Err(e))) => {
                 self.stats.unsaved.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(%version, "cannot keep the module on disk: {e}");
             }
-            Err(e) => return Err(Failed::ForGood(e.to_string())),
+            Err(e) => return Err(NotRunnable::ForGood(e.to_string())),
         }
         Ok(module)
     }
 
-    async fn prepare(&self, version: PolicyVersion, module: Bytes) -> Result<(), Failed> {
+    async fn prepare(&self, version: PolicyVersion, module: Bytes) -> Result<(), NotRunnable> {
         let compile = Arc::clone(&self.compile);
         match tokio::task::spawn_blocking(move || compile(version, module)).await {
-            Ok(compiled) => compiled.map_err(Failed::ForGood),
+            Ok(compiled) => compiled,
             // A panic of the compiler is one module's misfortune.
-            Err(e) => Err(Failed::ForGood(format!("compiling it failed: {e}"))),
+            Err(e) => Err(NotRunnable::ForGood(format!("compiling it failed: {e}"))),
         }
     }
 }
@@ -380,7 +383,7 @@ mod tests {
                 calls.lock().unwrap().push(version);
                 assert!(!module.starts_with(b"panic"), "as it was told to");
                 if module.starts_with(b"refuse") {
-                    return Err("it has imports".into());
+                    return Err(NotRunnable::ForGood("it has imports".into()));
                 }
                 known.lock().unwrap().insert(version);
                 Ok(())

@@ -159,7 +159,7 @@ impl Metrics {
 }
 
 /// All metrics, in the OpenMetrics text form that Prometheus reads.
-#[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "OpenMetrics text")))]
+#[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub async fn scrape(State(region): State<Arc<Region>>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = region.metrics().map(Metrics::text).unwrap_or_else(|| "# EOF\n".to_owned());

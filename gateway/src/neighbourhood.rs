@@ -5,11 +5,11 @@ use arc_swap::ArcSwapOption;
 use meridian_model::catalog::{Catalog, Touched};
 use meridian_model::failover::{Damper, Heard};
 use meridian_model::incarnation::Incarnation;
-use meridian_model::names::{RegionName, ServiceKey};
+use meridian_model::names::{RegionName, ServiceKey, ZoneName};
 use meridian_model::remote::{Freshness, Standing};
 use meridian_model::summary::{RegionNotice, Summary};
 use meridian_model::time::Monotonic;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub struct RegionPage {
     pub standing: Standing,
     /// How current it is, undamped.
     pub freshness: Freshness,
+    /// Whether it answers directly, undamped.
+    pub reachable: bool,
     /// What it tells of itself.
     pub notice: RegionNotice,
     /// How many services it tells of.
@@ -74,6 +76,8 @@ pub struct RegionPage {
     pub total: u64,
     /// What they can still take, where capacities are declared.
     pub headroom: Option<u64>,
+    /// The zones that they are in.
+    pub zones: BTreeSet<ZoneName>,
 }
 
 const NEVER: i64 = i64::MIN;
@@ -118,12 +122,13 @@ struct Known {
 }
 
 /// What the region's page shows of its services.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Counts {
     services: u64,
     healthy: u64,
     total: u64,
     headroom: Option<u64>,
+    zones: BTreeSet<ZoneName>,
 }
 
 /// The regions that were heard of.
@@ -209,18 +214,20 @@ impl Neighbourhood {
             round_trip_ms: known.round_trip_ms,
         };
         let standing = known.damper.show(heard, now);
-        let Counts { services, healthy, total, headroom } = known.counts;
+        let Counts { services, healthy, total, headroom, zones } = known.counts.clone();
         let ((incarnation, index), freshness) = (known.at, heard.freshness);
         let page = RegionPage {
             incarnation,
             index,
             standing,
             freshness,
+            reachable: heard.reachable,
             notice,
             services,
             healthy,
             total,
             headroom,
+            zones,
         };
         known.shared.page.store(Some(Arc::new(page)));
         // Never proven in this life of the process, and told by nobody: as old as it gets.
@@ -236,6 +243,9 @@ fn count(catalog: &Catalog, region: &RegionName) -> Counts {
         for subset in &summary.subsets {
             counts.healthy += u64::from(subset.healthy);
             counts.total += u64::from(subset.total);
+            if !counts.zones.contains(&subset.zone) {
+                counts.zones.insert(subset.zone.clone());
+            }
         }
         if let Some(own) = summary.headroom {
             counts.headroom = Some(counts.headroom.unwrap_or(0).saturating_add(own));

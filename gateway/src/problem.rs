@@ -29,6 +29,12 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub errors: Vec<FieldError>,
+    /// The check of a policy's trial that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// What it failed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// Seconds after which it may be tried again.
     #[serde(skip)]
     pub retry_after: Option<u32>,
@@ -45,14 +51,20 @@ impl Problem {
             detail: detail.into(),
             request_id: String::new(),
             errors: Vec::new(),
+            check: None,
+            input: None,
             retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
         }
     }
 
     /// 422: understood, and wrong in these fields.
     pub fn fields(errors: Vec<FieldError>) -> Self {
-        let detail =
-            errors.iter().map(|e| format!("{}: {}", e.field, e.detail)).collect::<Vec<_>>().join("; ");
+        let say = |e: &FieldError| match e.field.as_str() {
+            // About the body as a whole.
+            "" => e.detail.to_string(),
+            field => format!("{field}: {}", e.detail),
+        };
+        let detail = errors.iter().map(say).collect::<Vec<_>>().join("; ");
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
     }
 
@@ -128,5 +140,18 @@ impl From<RegistryError> for Problem {
             ),
             refused => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "registry-refused", refused.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_detail_names_each_field_that_has_a_name() {
+        let whole = FieldError::new("", "missing field `host`");
+        assert_eq!(Problem::fields(vec![whole.clone()]).detail, "missing field `host`");
+        let both = Problem::fields(vec![whole, FieldError::new("port", "must be a number")]);
+        assert_eq!(both.detail, "missing field `host`; port: must be a number");
     }
 }

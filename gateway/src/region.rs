@@ -9,8 +9,10 @@ use crate::keeper::Command;
 use crate::lookup::watch::{Hub, WatchStats};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
-use meridian_model::instance::LeaseId;
+use crate::signature::Trust;
+use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
+use meridian_model::rollout::Settings;
 use meridian_policies::Host;
 use meridian_registry::{Committed, Registry, Revision};
 use serde_json::Value;
@@ -34,6 +36,10 @@ pub struct Region {
     pub reads: Reads,
     /// Past this age, unconfirmed state from disk is refused.
     pub max_age_from_disk: Duration,
+    /// When a version of a policy is good, and when it is not.
+    pub rollout: Settings,
+    /// Whose signature an upload needs.
+    pub trust: Trust,
     /// What lookups read.
     pub directory: Arc<Directory>,
     /// What runs policies.
@@ -43,7 +49,7 @@ pub struct Region {
     /// Who bears a token.
     pub verifier: Arc<Verifier>,
     /// Where heartbeats go.
-    pub beats: mpsc::Sender<LeaseId>,
+    pub beats: mpsc::Sender<Beat>,
     /// The keeper.
     pub keeper: mpsc::Sender<Command>,
     /// Ends what would wait: streams and long polls.
@@ -65,7 +71,7 @@ pub struct Parts {
     /// Who bears a token.
     pub verifier: Arc<Verifier>,
     /// Where heartbeats go.
-    pub beats: mpsc::Sender<LeaseId>,
+    pub beats: mpsc::Sender<Beat>,
     /// The keeper.
     pub keeper: mpsc::Sender<Command>,
     /// Where watched questions are evaluated.
@@ -100,6 +106,11 @@ impl Region {
             me: parts.me,
             reads: config.reads(),
             max_age_from_disk: config.lookups.max_age_from_disk,
+            rollout: config.policies.settings(),
+            trust: Trust::read(&config.policies.trusted_keys).unwrap_or_else(|wrong| {
+                tracing::error!(?wrong, "trusted keys cannot be used any more; no upload is taken");
+                Trust::nobody()
+            }),
             directory: parts.directory,
             host: parts.host,
             registry: parts.registry,

@@ -8,6 +8,7 @@ use crate::problem::Problem;
 use crate::region::{Deed, Region, first_conflict};
 use http::StatusCode;
 use meridian_model::instance::{Instance, InstanceKey, Lease, LeaseId, RECORD_FORMAT};
+use meridian_model::load::Beat;
 use meridian_model::registration::{FieldError, MAX_WEIGHT, Registration, RenewBy, parse_pairs, parse_tags};
 use meridian_model::status::{CheckVerdict, Declared, Status};
 use meridian_model::time::UnixMillis;
@@ -18,9 +19,9 @@ use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How often a write is tried again when somebody else wrote in between.
 /// Largest registration, as JSON (DESIGN 5).
 const MAX_REGISTRATION: usize = 16 * 1024;
+/// How often a write is tried again when somebody else wrote in between.
 const MAX_CONFLICTS: usize = 8;
 
 /// `If-Match` and `If-None-Match` of a write.
@@ -163,6 +164,12 @@ fn expires_at(instance: &Instance, now: UnixMillis) -> UnixMillis {
     }
 }
 
+/// A load as it is summed; what no instance carries is the most that is counted.
+fn whole(load: f64) -> u32 {
+    // A cast of a number that is too large, or none, gives the nearest that there is.
+    load.round() as u32
+}
+
 fn decode(key: &InstanceKey, stored: Stored) -> Result<Known, Problem> {
     match record::decode(&stored.key, &stored.value) {
         Ok(Some(Record::Instance(instance))) => {
@@ -263,7 +270,7 @@ impl Region {
         now: UnixMillis,
     ) -> Result<Registered, Problem> {
         let known = self.take_newer_token(identity, key, known).await;
-        self.pass_on(known.instance.lease.id);
+        self.pass_on(known.instance.lease.id.into());
         Ok(Registered {
             created: false,
             applied: true,
@@ -330,7 +337,7 @@ impl Region {
             self.patch(identity, key, patch, &Precondition::default()).await?;
         }
         let known = self.take_newer_token(identity, key, known).await;
-        self.pass_on(known.instance.lease.id);
+        self.pass_on(Beat { lease: known.instance.lease.id, load: body.load.map(whole) });
         Ok(Beaten { expires_at: expires_at(&known.instance, now), index: self.directory.currency.index() })
     }
 
@@ -344,10 +351,10 @@ impl Region {
         }
     }
 
-    fn pass_on(&self, lease: LeaseId) {
+    fn pass_on(&self, beat: Beat) {
         // Full only if the batcher stands still; the owner beats again before its lease ends.
-        if self.beats.try_send(lease).is_err() {
-            tracing::debug!(%lease, "a heartbeat was dropped: the batch is full");
+        if self.beats.try_send(beat).is_err() {
+            tracing::debug!(lease = %beat.lease, "a heartbeat was dropped: the batch is full");
         }
     }
 

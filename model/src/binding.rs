@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 /// begin with a letter or a digit.
 pub const NAMESPACE_DEFAULT: &str = "_default";
 
-/// How many former versions a binding remembers.
+/// How many former versions a binding remembers: as many that have soaked, and as many that have not, so that no number of
+/// hasty changes pushes out what was known to be good.
 pub const LAST_GOOD_KEPT: usize = 3;
 
 /// Longest config of a binding, in bytes of JSON.
@@ -98,15 +99,112 @@ impl Limits {
     }
 }
 
+/// A version that answered before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Former {
+    /// What it was.
+    #[serde(flatten)]
+    pub bound: Bound,
+    /// Whether it answered for so long, and so much, that it is known to be good ([`crate::rollout::Settings`]).
+    #[serde(default)]
+    pub soaked: bool,
+}
+
+/// How a candidate takes part in lookups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Beside the active one, without effect on any answer.
+    Shadow,
+    /// It answers a percentage of the lookups.
+    Canary,
+}
+
+/// A version on its way to become the active one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// What it is.
+    #[serde(flatten)]
+    pub bound: Bound,
+    /// How far it is.
+    pub stage: Stage,
+    /// Of a canary: the part of the lookups that it answers, 0 to 100.
+    #[serde(default)]
+    pub percent: f64,
+    /// When it became the candidate, or its stage changed.
+    #[serde(default)]
+    pub since: UnixMillis,
+    /// A failure that some gateway of the region saw, in words; empty for none.
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub fault: SmolStr,
+}
+
+impl Candidate {
+    /// Words of [`crate::selection::Words::rollout`] below this are the candidate's.
+    #[must_use]
+    pub fn threshold(&self) -> u64 {
+        match self.stage {
+            Stage::Shadow => 0,
+            // A whole percentage of 2^64 does not fit; the missing part in 2^53 is nobody's lookup.
+            Stage::Canary => (self.percent.clamp(0.0, 100.0) / 100.0 * u64::MAX as f64) as u64,
+        }
+    }
+}
+
+/// How the active one came to be active.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// An operator bound it.
+    #[default]
+    Bound,
+    /// It was a candidate, and was promoted.
+    Promoted,
+    /// It was promoted against the evidence.
+    Forced,
+    /// What came after it was rolled back.
+    RolledBack,
+}
+
+/// Since when the active one is active, and what is known of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activation {
+    /// When it became active.
+    #[serde(default)]
+    pub since: UnixMillis,
+    /// How.
+    #[serde(default)]
+    pub way: Way,
+    /// Whether it has soaked: from then on it is known to be good.
+    #[serde(default)]
+    pub soaked: bool,
+    /// When some gateway of the region first saw it fail; zero for never. The soak counts from there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_at: UnixMillis,
+}
+
+fn is_zero(at: &UnixMillis) -> bool {
+    at.0 == 0
+}
+
 /// The record of a binding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// What answers.
     pub active: Bound,
-    /// Former active ones, newest first: what answers when the active one cannot.
+    /// Since when.
     #[serde(default)]
-    pub last_good: Vec<Bound>,
+    pub activation: Activation,
+    /// What is being tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
+    /// Former active ones, newest first: what answers when the active one cannot, see [`Binding::chain`].
+    #[serde(default)]
+    pub last_good: Vec<Former>,
     /// What no policy may widen.
     #[serde(default)]
     pub limits: Limits,
@@ -121,17 +219,37 @@ pub struct Binding {
     pub unknown: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Whose binding is in force for a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The service's own.
+    Own,
+    /// Its namespace's.
+    Namespace,
+    /// None was written: the built-in one.
+    #[default]
+    BuiltIn,
+}
+
 /// The binding in force for one service: its own or its namespace's or the built-in one, with limits intersected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effective {
     /// What answers.
     pub active: Bound,
-    /// What answers when the active one cannot, newest first.
+    /// Since when.
+    pub activation: Activation,
+    /// What is being tried.
+    pub candidate: Option<Candidate>,
+    /// What answers when the active one cannot, in that order.
     pub last_good: Vec<Bound>,
+    /// What answered before the active one: what that is compared with until it has soaked.
+    pub before: Option<Bound>,
     /// Limits of `_default` and the service, intersected.
     pub limits: Limits,
     /// Labels of callers that reach the policy.
     pub caller_labels: BTreeSet<SmolStr>,
+    /// Where it is from.
+    pub source: Source,
 }
 
 impl Effective {
@@ -139,13 +257,53 @@ impl Effective {
     #[must_use]
     pub fn of(own: Option<&Binding>, namespace_default: Option<&Binding>, built_in: &Bound) -> Self {
         let limits = |binding: Option<&Binding>| binding.map(|b| b.limits.clone()).unwrap_or_default();
-        let chosen = own.or(namespace_default);
+        let (chosen, source) = match (own, namespace_default) {
+            (Some(own), _) => (Some(own), Source::Own),
+            (None, Some(default)) => (Some(default), Source::Namespace),
+            (None, None) => (None, Source::BuiltIn),
+        };
+        let built_in = || Self::only(built_in.clone());
         Self {
-            active: chosen.map_or_else(|| built_in.clone(), |b| b.active.clone()),
-            last_good: chosen.map(|b| b.last_good.clone()).unwrap_or_default(),
             limits: limits(own).intersect(&limits(namespace_default)),
-            caller_labels: chosen.map(|b| b.caller_labels.clone()).unwrap_or_default(),
+            source,
+            ..chosen.map_or_else(built_in, |binding| Self {
+                active: binding.active.clone(),
+                // Reports of failures change no answer.
+                activation: Activation { failed_at: UnixMillis(0), ..binding.activation },
+                candidate: binding.candidate.clone().map(|c| Candidate { fault: SmolStr::default(), ..c }),
+                before: binding.last_good.first().map(|former| former.bound.clone()),
+                last_good: binding.chain().cloned().collect(),
+                caller_labels: binding.caller_labels.clone(),
+                ..Self::only(binding.active.clone())
+            })
         }
+    }
+
+    /// One that is known to be good, without limits, labels or anything to fall back on.
+    #[must_use]
+    pub fn only(active: Bound) -> Self {
+        Self {
+            active,
+            activation: Activation { soaked: true, ..Activation::default() },
+            candidate: None,
+            last_good: Vec::new(),
+            before: None,
+            limits: Limits::default(),
+            caller_labels: BTreeSet::new(),
+            source: Source::BuiltIn,
+        }
+    }
+
+    /// Whether what its versions do is to be counted: something is tried, or has yet to soak.
+    #[must_use]
+    pub fn is_observed(&self) -> bool {
+        self.candidate.is_some() || !self.activation.soaked
+    }
+
+    /// Every version that it names, the active one first.
+    pub fn versions(&self) -> impl Iterator<Item = &Bound> {
+        let candidate = self.candidate.iter().map(|c| &c.bound);
+        std::iter::once(&self.active).chain(candidate).chain(&self.last_good)
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Catalog {
     bindings: BTreeMap<(Namespace, Option<ServiceName>), (Arc<Binding>, u64)>,
     policies: BTreeMap<(PolicyName, PolicyVersion), (Arc<Manifest>, u64)>,
     drains: BTreeMap<Drained, (Arc<Drain>, u64)>,
+    /// What services carry, as their instances report it.
+    loads: BTreeMap<ServiceKey, u64>,
     neighbours: Neighbours,
     next_slot: u32,
 }
@@ -82,6 +84,7 @@ impl Catalog {
             bindings: BTreeMap::new(),
             policies: BTreeMap::new(),
             drains: BTreeMap::new(),
+            loads: BTreeMap::new(),
             neighbours: Neighbours::default(),
             next_slot: 0,
         }
@@ -136,8 +139,12 @@ impl Catalog {
         binding: Arc<Binding>,
         modified: u64,
     ) -> Touched {
-        let touched = self.bound_services(&namespace, service.as_ref());
-        self.bindings.insert((namespace, service), (binding, modified));
+        let place = (namespace, service);
+        // What changes no answer, such as the report of a failure, prepares nothing anew.
+        let effective = |binding: &Binding| Effective::of(Some(binding), None, &self.built_in);
+        let same = self.bindings.get(&place).is_some_and(|(b, _)| effective(b) == effective(&binding));
+        let touched = if same { Touched::default() } else { self.bound_services(&place.0, place.1.as_ref()) };
+        self.bindings.insert(place, (binding, modified));
         touched
     }
 
@@ -182,6 +189,22 @@ impl Catalog {
     /// Ends a drain.
     pub fn remove_drain(&mut self, drained: &Drained) -> Touched {
         if self.drains.remove(drained).is_some() { self.all() } else { Touched::default() }
+    }
+
+    /// Notes what a service carries; none where nothing of it reports that. It is part of what other regions are told, and
+    /// of nothing that lookups here read.
+    pub fn set_load(&mut self, service: &ServiceKey, load: Option<u64>) -> Touched {
+        let before = match load {
+            Some(load) => self.loads.insert(service.clone(), load),
+            None => self.loads.remove(service),
+        };
+        if before == load { Touched::default() } else { Touched::one(service.clone()) }
+    }
+
+    /// What a service carries, where its instances report it.
+    #[must_use]
+    pub fn load(&self, service: &ServiceKey) -> Option<u64> {
+        self.loads.get(service).copied()
     }
 
     /// Notes what another region tells of a service, or that it tells nothing of it any more.
@@ -240,6 +263,12 @@ impl Catalog {
         self.services.entry(key.clone()).or_default()
     }
 
+    /// Knows a service that has nothing now, but had something not long ago.
+    pub fn remember_service(&mut self, key: &ServiceKey) -> Touched {
+        self.service_mut(key);
+        Touched::one(key.clone())
+    }
+
     /// Forgets a service that has neither instances nor a binding, here or in other regions; false if it has.
     pub fn forget_service(&mut self, key: &ServiceKey) -> bool {
         let bound = self.bindings.contains_key(&(key.namespace.clone(), Some(key.service.clone())))
@@ -286,6 +315,12 @@ impl Catalog {
     #[must_use]
     pub fn is_drained(&self, region: &RegionName) -> bool {
         self.drains.contains_key(&(region.clone(), None))
+    }
+
+    /// Whose state it is.
+    #[must_use]
+    pub fn region(&self) -> &RegionName {
+        &self.region
     }
 
     /// Other regions.

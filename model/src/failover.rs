@@ -7,6 +7,11 @@ use std::time::Duration;
 
 /// How long a region must be heard of without a break before it counts as returned.
 pub const RETURN_AFTER: Duration = Duration::from_secs(5);
+/// A region that lost what it had regained within this proves itself for twice as long the next time, and so on, so that a
+/// link that flaps moves traffic a few times and then not any more.
+const RELAPSE_WITHIN: Duration = Duration::from_secs(60);
+/// How often the proof doubles: to 40 s at most.
+const MAX_DOUBLINGS: u32 = 3;
 /// In this many steps a region gets its traffic back: each is a new snapshot of all its services.
 const REGION_STEPS: u32 = 5;
 const REGION_STEP: Duration = Duration::from_secs(4);
@@ -42,16 +47,51 @@ enum Course {
     Ramping(Monotonic),
 }
 
+/// Something good about a region: believed at once when it ends, and when it is back only after it lasted.
+#[derive(Clone, Copy, Debug, Default)]
+enum Steady {
+    /// So from the first time that it was heard.
+    #[default]
+    Never,
+    /// Since then, after so many relapses.
+    Holds(Option<Monotonic>, u32),
+    /// Heard again since then, after so many relapses.
+    Lost(Option<Monotonic>, u32),
+}
+
+impl Steady {
+    fn show(&mut self, good: bool, now: Monotonic) -> bool {
+        *self = match (*self, good) {
+            (Self::Never, true) => Self::Holds(None, 0),
+            (Self::Holds(regained, relapses), false) => {
+                let again = regained.is_some_and(|at| now.since(at) < RELAPSE_WITHIN);
+                Self::Lost(None, if again { MAX_DOUBLINGS.min(relapses + 1) } else { 0 })
+            }
+            (Self::Lost(_, relapses), false) => Self::Lost(None, relapses),
+            (Self::Lost(since, relapses), true) => {
+                let since = since.unwrap_or(now);
+                let proven = now.since(since) >= RETURN_AFTER.saturating_mul(1 << relapses);
+                if proven { Self::Holds(Some(now), relapses) } else { Self::Lost(Some(since), relapses) }
+            }
+            (same, _) => same,
+        };
+        matches!(self, Self::Holds(..))
+    }
+}
+
 /// The damping of one region.
 #[derive(Clone, Copy, Debug)]
 pub struct Damper {
     course: Course,
+    fresh: Steady,
+    reachable: Steady,
     round_trip_ms: u32,
 }
 
 impl Default for Damper {
     fn default() -> Self {
-        Self { course: Course::Unknown, round_trip_ms: 0 }
+        let steady = Steady::default();
+        Self { course: Course::Unknown, fresh: steady, reachable: steady, round_trip_ms: 0 }
     }
 }
 
@@ -72,17 +112,49 @@ impl Damper {
             (course, false) => course,
         };
         self.round_trip_ms = quantised(self.round_trip_ms, heard.round_trip_ms);
-        let (freshness, ramp) = match self.course {
-            Course::Proving(_) => (heard.freshness.max(Freshness::Suspect), 0),
-            Course::Ramping(since) => (heard.freshness, ramp(since, now, REGION_STEP, REGION_STEPS)),
-            Course::Unknown | Course::Up | Course::Down => (heard.freshness, FULL_RAMP),
+        let fresh = self.fresh.show(heard.freshness == Freshness::Fresh, now);
+        let freshness = if fresh { heard.freshness } else { heard.freshness.max(Freshness::Suspect) };
+        let ramp = match self.course {
+            Course::Proving(_) => 0,
+            Course::Ramping(since) => ramp(since, now, REGION_STEP, REGION_STEPS),
+            Course::Unknown | Course::Up | Course::Down => FULL_RAMP,
         };
         Standing {
             freshness,
-            reachable: heard.reachable,
+            reachable: self.reachable.show(heard.reachable, now),
             draining: heard.draining,
             ramp,
             round_trip_ms: self.round_trip_ms,
+        }
+    }
+}
+
+/// The return of the own region after its operators had it spared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Homecoming {
+    /// Nothing to return from.
+    #[default]
+    Home,
+    /// Spared now.
+    Away,
+    /// Not spared any more since then.
+    Ramping(Monotonic),
+}
+
+impl Homecoming {
+    /// The ramp of all its services, by whether it is spared now. To be asked on every change and twice a second.
+    pub fn ramp(&mut self, spared: bool, now: Monotonic) -> u32 {
+        *self = match (*self, spared) {
+            (_, true) => Self::Away,
+            (Self::Away, false) => Self::Ramping(now),
+            (Self::Ramping(since), false) if ramp(since, now, REGION_STEP, REGION_STEPS) == FULL_RAMP => {
+                Self::Home
+            }
+            (same, false) => same,
+        };
+        match *self {
+            Self::Ramping(since) => ramp(since, now, REGION_STEP, REGION_STEPS),
+            Self::Home | Self::Away => FULL_RAMP,
         }
     }
 }
@@ -173,6 +245,35 @@ mod tests {
         assert!(ramps.is_sorted());
     }
 
+    /// Whoever sends its traffic to the best region would send it to and fro with the link.
+    #[test]
+    fn a_link_that_flaps_does_not_swing_traffic() {
+        for (up, down, changes) in [(2, 2, 1), (4, 6, 1), (8, 6, 3), (30, 10, 7), (120, 10, 4)] {
+            let mut damper = Damper::default();
+            let mut shown = Vec::new();
+            for second in 0..300 {
+                let good = second % (up + down) < up;
+                let freshness = if good { Freshness::Fresh } else { Freshness::Suspect };
+                let news = Heard { reachable: good, ..heard(freshness) };
+                let standing = damper.show(news, at(second * 1_000));
+                assert!(good || !standing.reachable, "worse at once");
+                assert_eq!(standing.reachable, standing.freshness == Freshness::Fresh);
+                shown.push(standing.reachable);
+            }
+            shown.dedup();
+            assert_eq!(shown.len() - 1, changes, "up for {up} s, down for {down} s");
+        }
+    }
+
+    #[test]
+    fn the_own_region_is_given_its_traffic_back_in_steps() {
+        let mut own = Homecoming::default();
+        assert_eq!([own.ramp(false, at(0)), own.ramp(true, at(1_000))], [FULL_RAMP; 2]);
+        let ramps = [60_000, 64_000, 69_000, 76_000, 80_000].map(|ms| own.ramp(false, at(ms)));
+        assert_eq!(ramps, [200, 400, 600, FULL_RAMP, FULL_RAMP]);
+        assert_eq!(own, Homecoming::Home);
+    }
+
     #[test]
     fn the_end_of_a_drain_is_a_return() {
         let mut damper = Damper::default();
@@ -206,14 +307,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_keeps_to_the_contract(news in prop::collection::vec((0u64..4_000, 0u64..60_000, any::<bool>(), 0u32..2_000), 1..60)) {
+        fn what_is_shown_keeps_to_the_contract(news in prop::collection::vec((0u64..4_000, 0u64..60_000, any::<[bool; 2]>(), 0u32..2_000), 1..60)) {
             let (mut damper, mut now) = (Damper::default(), 0);
-            for (later, age, draining, round_trip_ms) in news {
+            for (later, age, [draining, reachable], round_trip_ms) in news {
                 now += later;
-                let news = Heard { freshness: Freshness::of_age_ms(age), reachable: true, draining, round_trip_ms };
+                let news = Heard { freshness: Freshness::of_age_ms(age), reachable, draining, round_trip_ms };
                 let shown = damper.show(news, at(now));
                 prop_assert!(shown.ramp <= FULL_RAMP && shown.ramp.is_multiple_of(RAMP_STEP));
                 prop_assert!(shown.freshness >= news.freshness, "never better than what was heard");
+                prop_assert!(news.reachable || !shown.reachable);
                 prop_assert_eq!(shown.draining, draining);
             }
         }

@@ -18,6 +18,7 @@
 
 mod checking;
 mod duty;
+mod loads;
 mod population;
 mod rendezvous;
 #[cfg(test)]
@@ -25,13 +26,16 @@ mod scenarios;
 mod timers;
 
 pub use checking::CheckOutcome;
+pub use loads::{LOAD_EVERY, LoadWrite};
 
 use crate::instance::{EXPIRED_KEPT, Instance, InstanceKey, LeaseId};
+use crate::load::Beat;
 use crate::names::GatewayId;
 use crate::registration::{HealthCheck, Host};
 use crate::status::CheckVerdict;
 use crate::time::{Monotonic, UnixMillis};
 use duty::{Duty, Renewal, renewal};
+use loads::Loads;
 use population::Population;
 use rendezvous::{Ring, instance_hash};
 use smol_str::SmolStr;
@@ -155,7 +159,7 @@ pub struct Check {
     pub asked: Monotonic,
 }
 
-/// The guardian's state. An instance costs about 70 bytes besides its record, and about 50 more if it is guarded.
+/// The guardian's state. An instance costs about 100 bytes besides its record, and about 30 more if it is guarded.
 #[derive(Debug)]
 pub struct Guardian {
     me: GatewayId,
@@ -174,9 +178,10 @@ pub struct Guardian {
     /// When the process last woke from a pause.
     woke: Monotonic,
     population: Population,
-    /// Slots of the guarded instances.
+    /// Slots by lease, of all instances: loads are summed of those that others guard too.
     leases: BTreeMap<LeaseId, u32>,
     guarded: usize,
+    loads: Loads,
     timers: Timers,
     /// Slots with a ruling that was due when they were looked at; looked at again when it is handed out.
     rulings: VecDeque<u32>,
@@ -202,6 +207,7 @@ impl Guardian {
             population: Population::default(),
             leases: BTreeMap::new(),
             guarded: 0,
+            loads: Loads::default(),
             timers: Timers::default(),
             rulings: VecDeque::new(),
             checks: VecDeque::new(),
@@ -225,6 +231,7 @@ impl Guardian {
         for slot in self.population.slots() {
             self.assign(slot, now);
         }
+        self.weigh_all(now);
     }
 
     /// The revision of this gateway's own membership; none while it holds none.
@@ -244,7 +251,9 @@ impl Guardian {
             return;
         }
         let Some(slot) = self.population.find(key) else {
+            let lease = instance.lease.id;
             if let Some(slot) = self.population.insert(&key.service, instance, modified) {
+                self.leases.insert(lease, slot);
                 self.assign(slot, now);
             }
             return;
@@ -252,22 +261,25 @@ impl Guardian {
         let Some(entry) = self.population.get_mut(slot) else { return };
         entry.modified = modified;
         let before = std::mem::replace(&mut entry.instance, instance);
+        let lease = entry.instance.lease.id;
         if let Some(duty) = &mut entry.duty {
             duty.follow(&before, &entry.instance, now.mono);
-            let lease = entry.instance.lease.id;
-            if before.lease.id != lease {
-                self.forget_lease(before.lease.id, slot);
-                self.leases.insert(lease, slot);
-            }
-            self.examine(slot, now);
         }
+        let weighed = entry.load.is_some().then(|| Arc::clone(&entry.service));
+        if before.lease.id != lease {
+            entry.load = None;
+            self.forget_lease(before.lease.id, slot);
+            self.leases.insert(lease, slot);
+        }
+        self.examine(slot, now);
+        weighed.into_iter().for_each(|service| self.weigh(&service, now));
     }
 
     /// An instance's record is gone.
     pub fn handle_removed(&mut self, key: &InstanceKey, now: Moment) {
         self.observe(now);
         if let Some(slot) = self.population.find(key) {
-            self.remove(slot);
+            self.remove(slot, now);
         }
     }
 
@@ -275,12 +287,13 @@ impl Guardian {
     pub fn handle_reset(&mut self, mut records: Vec<(InstanceKey, Arc<Instance>, u64)>, now: Moment) {
         self.observe(now);
         self.floor = now.mono;
+        self.loads.forget();
         // In the order of keys each insertion is an append.
         records.sort_by(|(a, ..), (b, ..)| a.cmp(b));
         for slot in self.population.slots() {
             let known = self.population.get(slot).map(population::Entry::key);
             if known.is_some_and(|known| records.binary_search_by(|(key, ..)| key.cmp(&known)).is_err()) {
-                self.remove(slot);
+                self.remove(slot, now);
             }
         }
         for (key, instance, modified) in records {
@@ -288,15 +301,21 @@ impl Guardian {
         }
     }
 
-    /// These leases were renewed, here or at another gateway. Unknown, superseded and expired ones renew nothing.
-    pub fn handle_beats(&mut self, leases: &[LeaseId], now: Moment) {
+    /// These leases were renewed, here or at another gateway. Unknown, superseded and expired ones renew nothing. A load
+    /// counts until the lease reports another or ends.
+    pub fn handle_beats(&mut self, beats: &[Beat], now: Moment) {
         self.observe(now);
-        for lease in leases {
+        for Beat { lease, load } in beats {
             let Some(slot) = self.leases.get(lease).copied() else { continue };
             let Some(entry) = self.population.get_mut(slot) else { continue };
             if let (Some(duty), Renewal::Beats) = (&mut entry.duty, renewal(&entry.instance)) {
                 // The timer stays where it is: it fires too early and is set anew.
                 duty.renewed = now.mono;
+            }
+            if load.is_some() && entry.load != *load {
+                entry.load = *load;
+                let service = Arc::clone(&entry.service);
+                self.weigh(&service, now);
             }
         }
     }
@@ -482,30 +501,26 @@ impl Guardian {
         match (mine, &entry.duty) {
             (true, None) => {
                 entry.duty = Some(Duty::begin(&entry.instance, now.mono));
-                self.leases.insert(entry.instance.lease.id, slot);
                 self.guarded += 1;
                 self.examine(slot, now);
             }
             (false, Some(_)) => {
                 entry.duty = None;
-                let lease = entry.instance.lease.id;
-                self.release(lease, slot);
+                self.guarded = self.guarded.saturating_sub(1);
             }
             _ => {}
         }
     }
 
-    fn remove(&mut self, slot: u32) {
-        if let Some(entry) = self.population.remove(slot)
-            && entry.duty.is_some()
-        {
-            self.release(entry.instance.lease.id, slot);
+    fn remove(&mut self, slot: u32, now: Moment) {
+        let Some(entry) = self.population.remove(slot) else { return };
+        self.forget_lease(entry.instance.lease.id, slot);
+        if entry.duty.is_some() {
+            self.guarded = self.guarded.saturating_sub(1);
         }
-    }
-
-    fn release(&mut self, lease: LeaseId, slot: u32) {
-        self.forget_lease(lease, slot);
-        self.guarded = self.guarded.saturating_sub(1);
+        if entry.load.is_some() {
+            self.weigh(&entry.service, now);
+        }
     }
 
     fn forget_lease(&mut self, lease: LeaseId, slot: u32) {

@@ -13,6 +13,14 @@ pub struct Incarnation {
     pub random: u32,
 }
 
+impl Incarnation {
+    /// Whether these are two lives that knew nothing of each other: nobody has put them in order yet.
+    #[must_use]
+    pub fn rivals(&self, other: &Self) -> bool {
+        self.counter == other.counter && self.random != other.random
+    }
+}
+
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:08x}", self.counter, self.random)

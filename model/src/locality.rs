@@ -2,7 +2,7 @@
 //! spill, so that a half-dead zone is not given all of its callers; then the other regions that the binding allows.
 
 use crate::names::ZoneName;
-use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
+use crate::plan::{Clamped, ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
 use crate::remote::{Freshness, Remote};
 use crate::share;
 use crate::snapshot::Snapshot;
@@ -58,7 +58,7 @@ pub fn fallback(snapshot: &Snapshot, zone: Option<&ZoneName>) -> ReadyPlans {
     tiers.extend(ReadyTier::new(next(), reason, evacuated.into_iter()));
     tiers.extend(doubtful.into_iter().filter_map(|(at, remote)| other_region(snapshot, next(), at, remote)));
     let plan = if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) };
-    ReadyPlans { plans: Box::new([plan]), shares: Box::new([WHOLE_SHARE]) }
+    ReadyPlans { plans: Box::new([plan]), shares: Box::new([WHOLE_SHARE]), clamped: Clamped::default() }
 }
 
 /// Other regions with their positions among the remotes, the best first.

@@ -162,6 +162,17 @@ pub struct ReadyPlans {
     pub plans: Box<[ReadyPlan]>,
     /// The share of each; they add up to [`WHOLE_SHARE`].
     pub shares: Box<[u32]>,
+    /// What the host took out.
+    pub clamped: Clamped,
+}
+
+/// What a policy wished for and the host did not give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clamped {
+    /// Choices of endpoints that may not receive traffic.
+    pub ineligible: u32,
+    /// Plans that would send more to other regions than the binding allows.
+    pub remote_share: u32,
 }
 
 /// Checks a view's plans against the snapshot that the policy was shown and expands them.
@@ -169,6 +180,23 @@ pub struct ReadyPlans {
 /// # Errors
 /// The first nonsense found: the whole view is then unusable.
 pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsense> {
+    let subsets = snapshot.remotes.iter().map(|remote| remote.summary.subsets.len());
+    let shares = check(plans, snapshot.endpoints.len(), subsets)?;
+    let mut clamped = Clamped::default();
+    let plans = plans.iter().map(|plan| expand_plan(plan, snapshot, &mut clamped)).collect();
+    Ok(ReadyPlans { plans, shares, clamped })
+}
+
+/// Checks a view's plans against what the policy was shown: how many endpoints, and how many subsets of each remote. Gives
+/// the shares.
+///
+/// # Errors
+/// The first nonsense found.
+pub fn check(
+    plans: &[Plan],
+    endpoints: usize,
+    subsets: impl Iterator<Item = usize>,
+) -> Result<Box<[u32]>, Nonsense> {
     if plans.is_empty() {
         return Err(Nonsense::NoPlans);
     }
@@ -181,8 +209,7 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         _ if total == u64::from(WHOLE_SHARE) => plans.iter().map(|p| p.share).collect(),
         _ => return Err(Nonsense::Shares(total)),
     };
-    let mut shown = Shown::of(snapshot);
-    let mut ready = Vec::with_capacity(plans.len());
+    let mut shown = Shown::new(endpoints, subsets);
     for (number, plan) in plans.iter().enumerate() {
         if plan.tiers.len() > MAX_TIERS {
             return Err(Nonsense::TooManyTiers { plan: number, tiers: plan.tiers.len() });
@@ -190,9 +217,8 @@ pub fn expand(plans: &[Plan], snapshot: &Snapshot) -> Result<ReadyPlans, Nonsens
         for (tier_number, tier) in plan.tiers.iter().enumerate() {
             shown.check(number, tier_number, tier)?;
         }
-        ready.push(expand_plan(plan, snapshot));
     }
-    Ok(ReadyPlans { plans: ready.into(), shares })
+    Ok(shares)
 }
 
 /// Every destination that a policy was shown, in one row: endpoints, then each remote followed by its subsets. Each says
@@ -206,13 +232,12 @@ struct Shown {
 }
 
 impl Shown {
-    fn of(snapshot: &Snapshot) -> Self {
-        let endpoints = snapshot.endpoints.len();
+    fn new(endpoints: usize, subsets: impl Iterator<Item = usize>) -> Self {
         let mut row = endpoints;
-        let mut remotes = Vec::with_capacity(snapshot.remotes.len());
-        for remote in &snapshot.remotes {
+        let mut remotes = Vec::new();
+        for subsets in subsets {
             remotes.push(row);
-            row += 1 + remote.summary.subsets.len();
+            row += 1 + subsets;
         }
         Self { named_in: vec![usize::MAX; row], endpoints, remotes, tiers: 0 }
     }
@@ -268,12 +293,21 @@ impl Shown {
     }
 }
 
-fn expand_plan(plan: &Plan, snapshot: &Snapshot) -> ReadyPlan {
+fn expand_plan(plan: &Plan, snapshot: &Snapshot, clamped: &mut Clamped) -> ReadyPlan {
     if plan.tiers.is_empty() {
         return ReadyPlan::Refused;
     }
     let mut weights: Vec<_> = plan.tiers.iter().map(|tier| share::spread(&tier.choices, snapshot)).collect();
-    share::hold_remote_share(&mut weights, snapshot);
+    let ineligible =
+        plan.tiers.iter().flat_map(|tier| &tier.choices).filter(|choice| match choice.destination {
+            Destination::Endpoint(at) => choice.weight > 0 && !snapshot.is_eligible(at),
+            Destination::Remote { .. } => false,
+        });
+    let ineligible = u32::try_from(ineligible.count()).unwrap_or(u32::MAX);
+    clamped.ineligible = clamped.ineligible.saturating_add(ineligible);
+    if share::hold_remote_share(&mut weights, snapshot) {
+        clamped.remote_share = clamped.remote_share.saturating_add(1);
+    }
     let tiers: Vec<ReadyTier> = plan
         .tiers
         .iter()

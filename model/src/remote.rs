@@ -89,6 +89,17 @@ pub enum Address<'a> {
     Ingress(&'a Ingress),
 }
 
+impl<'a> Address<'a> {
+    /// The endpoint's id, or the ingress's host.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.id.as_str(),
+            Self::Ingress(ingress) => ingress.host.as_str(),
+        }
+    }
+}
+
 impl Remote {
     /// How many addresses it has: endpoints first, then the region's ingress.
     #[must_use]

@@ -49,34 +49,33 @@ pub(crate) fn narrow(wide: Vec<(u32, u128)>) -> Vec<(u32, u64)> {
 
 /// Holds the binding's greatest remote share in the first tier that carries traffic, as long as anything in the region
 /// can take the rest. Where nothing here can, other regions take all: the bound protects them from a spill, and is not
-/// worth a failed lookup (a binding that must never leave its region allows no regions).
-pub(crate) fn hold_remote_share(tiers: &mut [Vec<(u32, u64)>], snapshot: &Snapshot) {
+/// worth a failed lookup (a binding that must never leave its region allows no regions). Whether anything had to be held.
+pub(crate) fn hold_remote_share(tiers: &mut [Vec<(u32, u64)>], snapshot: &Snapshot) -> bool {
     let most = snapshot.binding.limits.max_remote_share;
     if most >= 1.0 || snapshot.remotes.is_empty() {
-        return;
+        return false;
     }
     let here = |at: u32| (at as usize) < snapshot.endpoints.len();
-    let Some(first) = tiers.iter().position(|tier| !tier.is_empty()) else { return };
+    let Some(first) = tiers.iter().position(|tier| !tier.is_empty()) else { return false };
     let sum = |tier: &[(u32, u64)], local: bool| -> u128 {
         tier.iter().filter(|(at, _)| here(*at) == local).map(|(_, weight)| u128::from(*weight)).sum()
     };
     let remote = sum(&tiers[first], false);
     if remote == 0 {
-        return;
+        return false;
     }
     if sum(&tiers[first], true) == 0 {
-        let Some(relief) = tiers.iter().skip(first).find(|tier| sum(tier, true) > 0) else { return };
+        let Some(relief) = tiers.iter().skip(first).find(|tier| sum(tier, true) > 0) else { return false };
         let relief: Vec<(u32, u64)> = relief.iter().filter(|(at, _)| here(*at)).copied().collect();
         tiers[first].extend(relief);
         // Of the policy's wish nothing is left but the bound.
-        rescale(&mut tiers[first], here, most, u128::MAX);
-        return;
+        return rescale(&mut tiers[first], here, most, u128::MAX);
     }
-    rescale(&mut tiers[first], here, most, remote);
+    rescale(&mut tiers[first], here, most, remote)
 }
 
-/// Gives remote positions `most` of the tier, if they have more.
-fn rescale(tier: &mut Vec<(u32, u64)>, here: impl Fn(u32) -> bool, most: f64, wished: u128) {
+/// Gives remote positions `most` of the tier, if they have more; whether they had.
+fn rescale(tier: &mut Vec<(u32, u64)>, here: impl Fn(u32) -> bool, most: f64, wished: u128) -> bool {
     let sum = |local: bool| -> u128 {
         tier.iter().filter(|(at, _)| here(*at) == local).map(|(_, weight)| u128::from(*weight)).sum()
     };
@@ -84,13 +83,14 @@ fn rescale(tier: &mut Vec<(u32, u64)>, here: impl Fn(u32) -> bool, most: f64, wi
     // Between 0 and PARTS; NaN becomes 0.
     let most = ((most.clamp(0.0, 1.0) * PARTS as f64) as u128).min(PARTS);
     if wished != u128::MAX && remote * PARTS <= (local + remote) * most {
-        return;
+        return false;
     }
     let scaled = tier.iter().map(|(at, weight)| {
         let part = if here(*at) { remote * (PARTS - most) } else { local * most };
         (*at, u128::from(*weight).saturating_mul(part))
     });
     *tier = narrow(scaled.collect());
+    true
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// At most this many endpoints of a service travel (DESIGN 8); of more, a sample does.
 pub const MAX_ENDPOINTS: usize = 32;
@@ -47,10 +48,10 @@ pub struct RemoteEndpoint {
     pub subset: u32,
     /// Under doubt in its own region.
     pub degraded: bool,
-    /// As declared.
-    pub tags: Vec<SmolStr>,
-    /// As declared.
-    pub metadata: BTreeMap<SmolStr, SmolStr>,
+    /// As declared. Endpoints that were deployed together declare the same and share it: a region is 100,000 of them.
+    pub tags: Arc<[SmolStr]>,
+    /// As declared, and shared.
+    pub metadata: Arc<BTreeMap<SmolStr, SmolStr>>,
 }
 
 /// What a region tells of one service.
@@ -95,7 +96,6 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         (r.zone.clone(), r.version.clone(), r.deployment_group.clone())
     };
     let mut subsets: BTreeMap<(ZoneName, SmolStr, SmolStr), Subset> = BTreeMap::new();
-    let mut capacity: Option<u64> = None;
     for endpoint in &snapshot.endpoints {
         let healthy = endpoint.status.is_eligible();
         if !healthy && !matches!(endpoint.status, Status::Unhealthy | Status::Expired) {
@@ -109,9 +109,6 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         if healthy {
             subset.healthy = subset.healthy.saturating_add(1);
             subset.weight = subset.weight.saturating_add(u64::from(endpoint.instance.declared.weight));
-            if let Some(own) = endpoint.instance.declared.capacity {
-                capacity = Some(capacity.unwrap_or(0).saturating_add(own));
-            }
         }
     }
     let all = subsets.into_values().collect();
@@ -125,16 +122,25 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         weight: endpoint.instance.declared.weight,
         subset,
         degraded: endpoint.degraded,
-        tags: endpoint.instance.declared.tags.clone(),
-        metadata: endpoint.instance.declared.metadata.clone(),
+        tags: endpoint.instance.declared.tags.as_slice().into(),
+        metadata: endpoint.instance.declared.metadata.clone().into(),
     });
     let endpoints: Vec<RemoteEndpoint> = endpoints.collect();
     Summary {
         sampled: (endpoints.len() as u64) < healthy,
         endpoints,
-        headroom: capacity.map(|capacity| capacity.saturating_sub(load.unwrap_or(0))),
+        headroom: headroom(snapshot, load),
         subsets,
     }
+}
+
+/// What the service can still take where it is: the capacities that its healthy instances declare, without what they
+/// carry. None where none is declared.
+#[must_use]
+pub fn headroom(snapshot: &Snapshot, load: Option<u64>) -> Option<u64> {
+    let healthy = snapshot.endpoints.iter().filter(|endpoint| endpoint.status.is_eligible());
+    let capacity = healthy.filter_map(|e| e.instance.declared.capacity).reduce(u64::saturating_add)?;
+    Some(capacity.saturating_sub(load.unwrap_or(0)))
 }
 
 /// The largest [`MAX_SUBSETS`], in their order.

@@ -16,6 +16,12 @@ impl UnixMillis {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This point and `span` before it; saturates at the epoch.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The time from `earlier` to this point; zero where the clock went back.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

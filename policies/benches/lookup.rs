@@ -27,7 +27,7 @@ use support::guests::Guest;
 use support::{bound, effective, healthy, zone};
 
 fn host() -> Arc<Host> {
-    let host = Host::start(HostConfig { router_cache_bytes: 1 << 30 }).unwrap();
+    let host = Host::start(HostConfig { router_cache_bytes: 1 << 30, ..HostConfig::default() }).unwrap();
     for standard in &STANDARD {
         host.load_standard(standard).unwrap();
     }

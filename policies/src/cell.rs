@@ -120,6 +120,11 @@ impl Cell {
         TOUCHED_WHEN_FRESH + self.store.data().memory_bytes().saturating_sub(SIZE_WHEN_FRESH)
     }
 
+    /// Fuel that the last call left; the gate's trial tells what calls cost.
+    pub(crate) fn fuel_left(&self) -> u64 {
+        self.store.get_fuel().unwrap_or(0)
+    }
+
     /// Whether a call ended the instance for good.
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {

@@ -4,15 +4,20 @@
 //! the preparers, one at a time each, so that what comes meanwhile is gathered into the next.
 
 use crate::callers::{CallerId, Known};
+use crate::canary::Split;
 use crate::cell::Cell;
+use crate::entry::{Built, Entry};
 use crate::fault::{Fault, FaultKind};
 use crate::inbox::{Inbox, News};
 use crate::library::Library;
-use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, BATCH_SERVICES, MAX_VIEWS, SHARED_SERVICES};
-use crate::preparation::{Batch, Order, Parcel, Prepared};
+use crate::limits::{BATCH_SERVICES, MAX_VIEWS, SHARED_SERVICES};
+use crate::observation::{Book, Observation};
+use crate::preparation::{Batch, Canary, CanaryOrder, Order, Parcel, Prepared};
+use crate::shadow::{self, Log, Showed};
 use crate::stats::Counters;
 use crate::view::View;
-use meridian_model::binding::Bound;
+use meridian_model::binding::{Bound, Effective};
+use meridian_model::contrast::Contrast;
 use meridian_model::names::PolicyVersion;
 use meridian_model::snapshot::Snapshot;
 use std::cmp::Reverse;
@@ -76,8 +81,16 @@ pub(crate) enum Command {
     Prepared { lane: LaneName, batch: Batch, workers: Vec<usize>, took: Duration },
     /// A preparer answered an evaluation itself.
     Evaluated { lane: LaneName, slot: u32, caller: CallerId, view: Arc<View> },
+    /// A preparer is done with a canary.
+    Bred { lane: LaneName, order: CanaryOrder, canary: Option<Canary>, workers: Vec<usize> },
+    /// A shadow was prepared.
+    Compared { slot: u32, bound: Bound, contrasts: Vec<(CallerId, Contrast)> },
+    /// A shadow was asked.
+    Showed(Showed),
+    /// Somebody wants to know what was seen of what is tried, and of what has yet to soak.
+    Observe(oneshot::Sender<Vec<Observation>>),
     /// A worker joined.
-    Joined(usize, Arc<Inbox>),
+    Joined(usize, Arc<Inbox>, Arc<Log>),
     /// A worker left.
     Left(usize),
     /// The host is gone.
@@ -99,6 +112,8 @@ pub(crate) enum Job {
     Prepare { orders: Vec<Order>, workers: Vec<usize> },
     /// Prepare one caller once, and route for it.
     Evaluate { order: Order, question: Evaluate },
+    /// Prepare a canary for these workers.
+    Canary { order: CanaryOrder, workers: Vec<usize> },
 }
 
 /// The preparers, apart so that the slow delay the slow only.
@@ -117,72 +132,47 @@ impl LaneName {
     pub(crate) const ALL: [Self; 3] = [Self::House, Self::Quick, Self::Slow];
 }
 
-struct Lane {
-    name: LaneName,
+pub(crate) struct Lane {
+    pub(crate) name: LaneName,
     jobs: std::sync::mpsc::Sender<Job>,
     busy: bool,
     queue: VecDeque<u32>,
     questions: VecDeque<Evaluate>,
+    /// Services whose canary is to be prepared.
+    pub(crate) canaries: VecDeque<u32>,
 }
 
 /// Questions that wait at one preparer; one more is answered by the native fallback.
 const MAX_QUESTIONS: usize = 4_096;
 
-/// A policy of a service that rests after a fault.
-struct Ban {
-    bound: Bound,
-    fault: Fault,
-    since: Instant,
-    until: Instant,
-    pause: Duration,
-}
-
-/// What is known of one service.
-struct Entry {
-    latest: Arc<Snapshot>,
-    callers: Vec<Arc<Known>>,
-    queued: bool,
-    building: bool,
-    /// Something changed while it was being prepared.
-    dirty: bool,
-    waiters: Vec<(CallerId, Waiter)>,
-    built: Option<Built>,
-    bans: Vec<Ban>,
-    missing: Vec<PolicyVersion>,
-    /// Views for `n=all` and watches, of callers that no lookup has asked for.
-    evaluated: HashMap<CallerId, Arc<View>>,
-}
-
-struct Built {
-    views: HashMap<CallerId, Arc<View>>,
-    workers: Vec<usize>,
-    groups: Vec<u64>,
-    bytes: usize,
-}
-
 /// One row of cells, the same cell for every worker, and the services that live in it.
-struct Group {
-    members: HashSet<u32>,
-    bytes: usize,
-    cells: usize,
+pub(crate) struct Group {
+    pub(crate) members: HashSet<u32>,
+    pub(crate) bytes: usize,
+    pub(crate) cells: usize,
     /// Whose, where it is a standard policy's, so that services may be put together.
-    shared: Option<PolicyVersion>,
+    pub(crate) shared: Option<PolicyVersion>,
 }
 
 /// The clerk's books.
 pub(crate) struct Clerk {
-    library: Arc<Library>,
-    counters: Arc<Counters>,
+    pub(crate) library: Arc<Library>,
+    pub(crate) counters: Arc<Counters>,
     budget: usize,
-    services: HashMap<u32, Entry>,
-    groups: HashMap<u64, Group>,
-    next_group: u64,
-    bytes: usize,
-    lanes: Vec<Lane>,
-    workers: BTreeMap<usize, Arc<Inbox>>,
+    pub(crate) services: HashMap<u32, Entry>,
+    pub(crate) groups: HashMap<u64, Group>,
+    pub(crate) next_group: u64,
+    pub(crate) bytes: usize,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) workers: BTreeMap<usize, Arc<Inbox>>,
     /// The clock that decides who is evicted: the front is looked at next.
     clock: VecDeque<u32>,
-    timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    pub(crate) timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// Candidates that rest.
+    pub(crate) stage_timers: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// Of the services whose bindings are observed.
+    pub(crate) books: HashMap<u32, Book>,
+    pub(crate) shadows: std::sync::mpsc::Sender<shadow::Task>,
 }
 
 impl Clerk {
@@ -191,6 +181,7 @@ impl Clerk {
         counters: Arc<Counters>,
         budget: usize,
         lanes: Vec<(LaneName, std::sync::mpsc::Sender<Job>)>,
+        shadows: std::sync::mpsc::Sender<shadow::Task>,
     ) -> Self {
         let lane = |(name, jobs)| Lane {
             name,
@@ -198,6 +189,7 @@ impl Clerk {
             busy: false,
             queue: VecDeque::new(),
             questions: VecDeque::new(),
+            canaries: VecDeque::new(),
         };
         Self {
             library,
@@ -211,16 +203,26 @@ impl Clerk {
             workers: BTreeMap::new(),
             clock: VecDeque::new(),
             timers: BinaryHeap::new(),
+            stage_timers: BinaryHeap::new(),
+            books: HashMap::new(),
+            shadows,
         }
     }
 
     /// When it wants to be woken although no command came.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let timers = [&self.timers, &self.stage_timers];
+        timers.into_iter().filter_map(|timers| timers.peek().map(|Reverse((at, _))| *at)).min()
     }
 
     /// Bans that ended by `now`.
     pub(crate) fn handle_timers(&mut self, now: Instant) {
+        while let Some(Reverse((at, slot))) = self.stage_timers.peek().copied()
+            && at <= now
+        {
+            self.stage_timers.pop();
+            self.stage(slot, now);
+        }
         while let Some(Reverse((at, slot))) = self.timers.peek().copied() {
             if at > now {
                 return;
@@ -244,7 +246,10 @@ impl Clerk {
                     self.enqueue(slot, false);
                 }
             }
-            Command::Removed(slot) => self.forget(slot),
+            Command::Removed(slot) => {
+                self.forget(slot);
+                self.books.remove(&slot);
+            }
             Command::Failed { slot, culprit, fault } => self.failed(slot, culprit, fault, now),
             Command::Again(slots) => slots.into_iter().for_each(|slot| self.enqueue(slot, false)),
             Command::Inserted(version) => {
@@ -261,14 +266,32 @@ impl Clerk {
             Command::Evaluated { lane, slot, caller, view } => {
                 self.free(lane);
                 if let Some(entry) = self.services.get_mut(&slot)
+                    && Split::of(&view.snapshot).is_none()
                     && entry.latest.serial == view.snapshot.serial
                     && entry.evaluated.len() < MAX_VIEWS
                 {
                     entry.evaluated.insert(caller, view);
                 }
             }
-            Command::Joined(worker, inbox) => {
+            Command::Bred { lane, order, canary, workers } => {
+                self.free(lane);
+                if let Some(canary) = canary {
+                    self.bred(&order, canary, &workers, now);
+                }
+            }
+            Command::Compared { slot, bound, contrasts } => self.compared(slot, &bound, contrasts),
+            Command::Showed(Showed { slot, bound, asked, changed, examples }) => {
+                if let Some(book) = self.book_of(slot, &bound) {
+                    book.shadowed(asked, changed, examples);
+                }
+            }
+            Command::Observe(answer) => {
+                // Who asked may be gone.
+                let _ = answer.send(self.books.values_mut().map(Book::read).collect());
+            }
+            Command::Joined(worker, inbox, samples) => {
                 self.workers.insert(worker, inbox);
+                self.shadow(shadow::Task::Joined(samples));
             }
             Command::Left(worker) => {
                 self.workers.remove(&worker);
@@ -303,18 +326,7 @@ impl Clerk {
         let slot = snapshot.slot;
         let entry = self.services.entry(slot).or_insert_with(|| {
             self.clock.push_back(slot);
-            Entry {
-                latest: Arc::clone(&snapshot),
-                callers: Vec::new(),
-                queued: false,
-                building: false,
-                dirty: false,
-                waiters: Vec::new(),
-                built: None,
-                bans: Vec::new(),
-                missing: Vec::new(),
-                evaluated: HashMap::new(),
-            }
+            Entry::new(Arc::clone(&snapshot))
         });
         if entry.latest.serial < snapshot.serial {
             entry.latest = snapshot;
@@ -348,7 +360,7 @@ impl Clerk {
             return;
         }
         entry.queued = true;
-        let name = lane_of(&self.library, &entry.latest.binding.active.version);
+        let name = lane_of(&self.library, &entry.latest.binding);
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name) {
             if first { lane.queue.push_front(slot) } else { lane.queue.push_back(slot) }
         }
@@ -369,7 +381,7 @@ impl Clerk {
         }
         let orders: Vec<Order> = slots.into_iter().filter_map(|slot| self.order(slot, now)).collect();
         if orders.is_empty() {
-            return None;
+            return self.next_canary(lane, now);
         }
         Some(Job::Prepare { orders, workers: self.workers.keys().copied().collect() })
     }
@@ -480,11 +492,17 @@ impl Clerk {
     }
 
     fn settle(&mut self, prepared: Prepared, workers: &[usize], first_group: u64, now: Instant) {
-        let Prepared { slot, views, faults, rows } = prepared;
+        let Prepared { slot, views, faults, of_callers, rows, watched } = prepared;
         if !self.services.contains_key(&slot) {
             return;
         }
         self.leave_groups(slot);
+        if let Some((_, view)) = views.first() {
+            self.observe(slot, &view.snapshot, watched);
+        }
+        if let Some(book) = self.books.get_mut(&slot) {
+            of_callers.iter().for_each(|(bound, fault)| book.failed(bound, fault));
+        }
         let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
@@ -496,6 +514,10 @@ impl Clerk {
         entry.building = false;
         entry.missing.clear();
         for (bound, fault) in faults {
+            // One that has not come yet has not failed.
+            if let Some(book) = self.books.get_mut(&slot).filter(|_| fault.kind != FaultKind::Missing) {
+                book.failed(&bound, &fault);
+            }
             match fault.kind {
                 FaultKind::Missing => entry.missing.push(bound.version),
                 _ if fault.ends_instance() => retry.push(entry.ban(bound, fault, now)),
@@ -522,6 +544,8 @@ impl Clerk {
         }
         if again {
             self.enqueue(slot, false);
+        } else {
+            self.stage(slot, now);
         }
     }
 
@@ -529,7 +553,16 @@ impl Clerk {
         let Some(entry) = self.services.get_mut(&slot) else { return };
         if let Some(bound) = culprit {
             self.counters.fault(fault.kind);
+            if let Some(book) = self.books.get_mut(&slot) {
+                book.failed(&bound, &fault);
+            }
+            let candidate = entry.latest.binding.candidate.as_ref().is_some_and(|c| c.bound == bound);
             let until = entry.ban(bound, fault, now);
+            if candidate {
+                // Nothing of the active version is lost.
+                self.stage_timers.push(Reverse((until, slot)));
+                return;
+            }
             self.timers.push(Reverse((until, slot)));
             // Whoever shared a cell with it has lost that cell too.
             let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
@@ -542,18 +575,23 @@ impl Clerk {
 
     fn evaluate(&mut self, question: Evaluate) {
         self.counters.evaluations.fetch_add(1, Ordering::Relaxed);
+        if let Some(book) = self.books.get_mut(&question.snapshot.slot) {
+            book.asked(question.caller.id);
+        }
         let ready = self.services.get(&question.snapshot.slot).and_then(|entry| {
             let built = entry.built.as_ref().and_then(|b| b.views.get(&question.caller.id));
             let views = [built, entry.evaluated.get(&question.caller.id)];
             views.into_iter().flatten().find(|v| v.snapshot.serial == question.snapshot.serial).cloned()
         });
         // With several plans and a key, only the policy knows which.
-        if let Some(view) = ready.filter(|view| question.key.is_none() || view.plans.plans.len() == 1) {
+        let whole = |view: &Arc<View>| question.key.is_none() || view.plans.plans.len() == 1;
+        if let Some(view) = ready.filter(|view| whole(view) && Split::of(&question.snapshot).is_none()) {
             let plan = question.key.map(|_| 0);
             let _ = question.answer.send((view, plan));
             return;
         }
-        let name = lane_of(&self.library, &question.snapshot.binding.active.version);
+        let name = lane_of(&self.library, &question.snapshot.binding)
+            .max(canary_lane(&self.library, &question.snapshot.binding));
         // One too many is dropped, and its caller falls back.
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name)
             && lane.questions.len() < MAX_QUESTIONS
@@ -568,6 +606,7 @@ impl Clerk {
         }
         self.leave_groups(slot);
         self.services.remove(&slot);
+        self.shadow(shadow::Task::Forget(slot));
         for inbox in self.workers.values() {
             let dropped = inbox.put(News::Forget(slot));
             self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
@@ -594,7 +633,7 @@ impl Clerk {
     }
 
     /// Forgets services that were not used lately until the budget is kept.
-    fn evict(&mut self) {
+    pub(crate) fn evict(&mut self) {
         // Twice around: the first time takes the marks away.
         let mut looks = 2 * self.clock.len();
         while self.bytes > self.budget && looks > 0 {
@@ -620,44 +659,25 @@ impl Clerk {
     }
 }
 
-impl Entry {
-    fn banned(&self, now: Instant) -> Vec<(Bound, Fault)> {
-        let bans = self.bans.iter().filter(|ban| ban.until > now);
-        bans.map(|ban| (ban.bound.clone(), ban.fault.clone())).collect()
+/// Where a binding's active version is prepared. A slow former version is prepared along with it, so it counts too.
+fn lane_of(library: &Library, binding: &Effective) -> LaneName {
+    let active = lane_of_version(library, &binding.active.version);
+    if active == LaneName::House && binding.activation.soaked {
+        return active;
     }
-
-    /// Lets a policy rest; returns until when.
-    fn ban(&mut self, bound: Bound, fault: Fault, now: Instant) -> Instant {
-        let binding = &self.latest.binding;
-        self.bans.retain(|ban| ban.bound == binding.active || binding.last_good.contains(&ban.bound));
-        if let Some(ban) = self.bans.iter_mut().find(|ban| ban.bound == bound) {
-            if ban.until > now {
-                return ban.until;
-            }
-            let same_trouble = now.duration_since(ban.since) < BACKOFF_FORGOTTEN;
-            ban.pause = if same_trouble { (ban.pause * 2).min(BACKOFF.1) } else { BACKOFF.0 };
-            ban.since = now;
-            ban.until = now + ban.pause;
-            ban.fault = fault;
-            return ban.until;
-        }
-        let until = now + BACKOFF.0;
-        self.bans.push(Ban { bound, fault, since: now, until, pause: BACKOFF.0 });
-        until
-    }
-
-    /// Makes room for one more caller: the first that was not used lately goes.
-    fn forget_a_caller(&mut self) {
-        let built = self.built.as_ref();
-        let unused = self.callers.iter().position(|known| {
-            built.and_then(|b| b.views.get(&known.id)).is_none_or(|view| !view.take_used())
-        });
-        // Where all were used, the marks are gone now, and the oldest goes.
-        self.callers.remove(unused.unwrap_or(0));
-    }
+    let formers = binding.last_good.iter().map(|former| lane_of_version(library, &former.version));
+    formers.fold(active, LaneName::max)
 }
 
-fn lane_of(library: &Library, version: &PolicyVersion) -> LaneName {
+pub(crate) fn canary_lane(library: &Library, binding: &Effective) -> LaneName {
+    binding
+        .candidate
+        .as_ref()
+        .filter(|c| c.threshold() > 0)
+        .map_or(LaneName::House, |c| lane_of_version(library, &c.bound.version))
+}
+
+fn lane_of_version(library: &Library, version: &PolicyVersion) -> LaneName {
     match library.get(version) {
         Some(compiled) if compiled.is_standard() => LaneName::House,
         Some(compiled) if compiled.is_slow() => LaneName::Slow,

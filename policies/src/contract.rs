@@ -3,6 +3,7 @@
 
 use meridian_model::caller::Caller as ModelCaller;
 use meridian_model::plan;
+use meridian_model::policy::shown;
 use meridian_model::registration::Registration;
 use meridian_model::remote::{Freshness as ModelFreshness, Remote as ModelRemote};
 use meridian_model::snapshot::{Endpoint as ModelEndpoint, Snapshot};
@@ -118,7 +119,49 @@ impl<'a> Service<'a> {
     }
 }
 
+impl<'a> Service<'a> {
+    /// A service that exists only as data: a test case's, or the trial's.
+    pub(crate) fn shown(service: &'a shown::Service) -> Self {
+        Self {
+            namespace: &service.namespace,
+            name: &service.name,
+            region: &service.region,
+            draining_zones: service.draining_zones.iter().map(String::as_str).collect(),
+            ramp: service.ramp,
+            endpoints: service.endpoints.iter().map(Endpoint::shown).collect(),
+            remotes: service.remotes.iter().map(Remote::shown).collect(),
+            extra: Vec::new(),
+        }
+    }
+}
+
 impl<'a> Remote<'a> {
+    fn shown(remote: &'a shown::Remote) -> Self {
+        let subset = |subset: &'a shown::Subset| Subset {
+            zone: &subset.zone,
+            version: &subset.version,
+            group: &subset.group,
+            healthy: subset.healthy,
+            total: subset.total(),
+            weight: subset.weight(),
+        };
+        Self {
+            region: &remote.region,
+            freshness: match remote.freshness {
+                shown::Freshness::Fresh => Freshness::Fresh,
+                shown::Freshness::Suspect => Freshness::Suspect,
+                shown::Freshness::Stale => Freshness::Stale,
+            },
+            reachable: remote.reachable,
+            draining: remote.draining,
+            ramp: remote.ramp,
+            round_trip_ms: remote.round_trip_ms,
+            headroom: remote.headroom,
+            subsets: remote.subsets.iter().map(subset).collect(),
+            extra: Vec::new(),
+        }
+    }
+
     fn of(remote: &'a ModelRemote) -> Self {
         let subset = |subset: &'a meridian_model::summary::Subset| Subset {
             zone: subset.zone.as_str(),
@@ -147,6 +190,28 @@ impl<'a> Remote<'a> {
 }
 
 impl<'a> Endpoint<'a> {
+    fn shown(endpoint: &'a shown::Endpoint) -> Self {
+        Self {
+            id: &endpoint.id,
+            zone: &endpoint.zone,
+            version: &endpoint.version,
+            group: &endpoint.group,
+            protocol: &endpoint.protocol,
+            weight: endpoint.weight,
+            capacity: endpoint.capacity,
+            status: match endpoint.status {
+                shown::Status::Healthy => Status::Healthy,
+                shown::Status::Unhealthy => Status::Unhealthy,
+                shown::Status::Starting => Status::Starting,
+                shown::Status::Draining => Status::Draining,
+            },
+            degraded: endpoint.degraded,
+            tags: endpoint.tags.iter().map(String::as_str).collect(),
+            metadata: endpoint.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+            extra: Vec::new(),
+        }
+    }
+
     fn of(endpoint: &'a ModelEndpoint) -> Self {
         let declared: &Registration = &endpoint.instance.declared;
         Self {
@@ -187,6 +252,17 @@ impl<'a> Caller<'a> {
         Self {
             region: caller.region.as_str(),
             zone: caller.zone.as_ref().map_or("", |z| z.as_str()),
+            labels: caller.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+        }
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// A caller that exists only as data, of a service in `region`.
+    pub(crate) fn shown(caller: &'a shown::Caller, region: &'a str) -> Self {
+        Self {
+            region: caller.region.as_deref().unwrap_or(region),
+            zone: &caller.zone,
             labels: caller.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
         }
     }

@@ -123,3 +123,152 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_model::instance::{Instance, Lease, LeaseId, Owner, RECORD_FORMAT, render_endpoint};
+    use meridian_model::registration::{Host, Registration, RenewBy};
+    use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
+    use meridian_model::snapshot::Endpoint;
+    use meridian_model::status::{CheckVerdict, Declared, Status};
+    use meridian_model::summary::{Ingress, RemoteEndpoint, Subset, Summary};
+    use meridian_model::time::UnixMillis;
+    use smol_str::SmolStr;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    fn digest(place: Place<'_>) -> u128 {
+        let mut hash = Xxh3::new();
+        hash_place(&mut hash, place);
+        hash.digest128()
+    }
+
+    fn told() -> RemoteEndpoint {
+        RemoteEndpoint {
+            id: "ab".into(),
+            host: "c".into(),
+            port: 80,
+            weight: 100,
+            subset: 0,
+            degraded: false,
+            tags: Vec::new().into(),
+            metadata: BTreeMap::new().into(),
+        }
+    }
+
+    fn there(endpoint: &RemoteEndpoint, freshness: Freshness) -> u128 {
+        let subset = Subset {
+            zone: "eu-west-1a".parse().unwrap(),
+            version: "1".into(),
+            group: "stable".into(),
+            healthy: 1,
+            total: 1,
+            weight: 100,
+        };
+        let standing =
+            Standing { freshness, reachable: true, draining: false, ramp: FULL_RAMP, round_trip_ms: 1 };
+        let remote = Remote {
+            region: "eu-west-1".parse().unwrap(),
+            standing,
+            summary: Arc::new(Summary { subsets: vec![subset], ..Summary::default() }),
+            ingress: Arc::new([]),
+        };
+        digest(Place::There(&remote, Address::Endpoint(endpoint)))
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<SmolStr, SmolStr> {
+        pairs.iter().map(|(key, value)| (SmolStr::new(key), SmolStr::new(value))).collect()
+    }
+
+    /// Whoever watches would otherwise not hear of the change.
+    #[test]
+    fn every_difference_of_an_address_elsewhere_is_another_answer() {
+        let text = |text: &[&str]| text.iter().map(SmolStr::new).collect::<Vec<_>>();
+        let all = [
+            told(),
+            RemoteEndpoint { degraded: true, ..told() },
+            RemoteEndpoint { id: "a".into(), host: "bc".into(), ..told() },
+            RemoteEndpoint { port: 81, ..told() },
+            RemoteEndpoint { weight: 101, ..told() },
+            // The same letters, cut differently.
+            RemoteEndpoint { tags: text(&["a", "b"]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["ab"]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["a", "b", "c", "d"]).into(), ..told() },
+            RemoteEndpoint {
+                tags: text(&["a", "b"]).into(),
+                metadata: pairs(&[("c", "d")]).into(),
+                ..told()
+            },
+            RemoteEndpoint { metadata: pairs(&[("a", "b"), ("c", "d")]).into(), ..told() },
+            RemoteEndpoint { metadata: pairs(&[("a", "bc")]).into(), ..told() },
+            RemoteEndpoint { metadata: pairs(&[("ab", "c")]).into(), ..told() },
+            RemoteEndpoint { tags: text(&["degraded"]).into(), ..told() },
+        ];
+        let digests: BTreeSet<u128> = all.iter().map(|endpoint| there(endpoint, Freshness::Fresh)).collect();
+        assert_eq!(digests.len(), all.len(), "two answers have one fingerprint");
+        // Ages change without the answer changing.
+        assert_eq!(there(&told(), Freshness::Fresh), there(&told(), Freshness::Suspect));
+        let ingress = |port| digest_of_ingress(&Ingress { host: "edge.example".into(), port });
+        assert_ne!(ingress(443), ingress(444));
+    }
+
+    fn digest_of_ingress(ingress: &Ingress) -> u128 {
+        let standing = Standing {
+            freshness: Freshness::Fresh,
+            reachable: true,
+            draining: false,
+            ramp: FULL_RAMP,
+            round_trip_ms: 1,
+        };
+        let remote = Remote {
+            region: "eu-west-1".parse().unwrap(),
+            standing,
+            summary: Arc::default(),
+            ingress: Arc::new([ingress.clone()]),
+        };
+        digest(Place::There(&remote, Address::Ingress(ingress)))
+    }
+
+    fn here(tags: &[&str], degraded: bool) -> u128 {
+        let declared = Registration {
+            host: Host::parse("10.0.0.1").unwrap(),
+            port: 8080,
+            zone: "ap-south-1a".parse().unwrap(),
+            version: "1".into(),
+            weight: 100,
+            deployment_group: "stable".into(),
+            protocol: "http".into(),
+            tags: tags.iter().map(SmolStr::new).collect(),
+            metadata: BTreeMap::new(),
+            status: Declared::Healthy,
+            lease_ttl_seconds: 30,
+            renew_by: RenewBy::Heartbeat,
+            capacity: None,
+            health_check: None,
+        };
+        let instance = Instance {
+            format: RECORD_FORMAT,
+            id: "orders-1".parse().unwrap(),
+            owner: Owner { issuer: "i".into(), subject: "s".into() },
+            declared,
+            lease: Lease { id: LeaseId(1), token_expires_at: None, expired_at: None },
+            check: CheckVerdict::Pending,
+            check_detail: SmolStr::default(),
+            registered_at: UnixMillis(0),
+            updated_at: UnixMillis(0),
+            reason: SmolStr::default(),
+            unknown: serde_json::Map::new(),
+        };
+        let rendered = render_endpoint(&instance, &"ap-south-1".parse().unwrap()).into();
+        digest(Place::Here(&Endpoint::new(Arc::new(instance), Status::Healthy, degraded, rendered)))
+    }
+
+    #[test]
+    fn every_difference_of_an_endpoint_here_is_another_answer() {
+        let all =
+            [here(&["a", "b"], false), here(&["a", "b"], true), here(&["ab"], false), here(&["a,b"], false)];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(here(&["a"], true), here(&["a"], true));
+    }
+}

@@ -1,40 +1,89 @@
-//! What a module must pass before it may be bound.
+//! What a module must pass before it may be bound, and how one that passed becomes runnable again.
 
-use crate::cell::Cell;
-use crate::contract::{Caller, INTERFACE, Service};
-use crate::fault::{Fault, FaultKind, shorten};
-use crate::library::{Compiled, Exports, LibraryFull};
-use crate::limits::MAX_MODULE_BYTES;
-use crate::trial;
+use crate::artefact::{Artefact, Artefacts};
+use crate::carried::Carried;
+use crate::compiler::{self, Compiler, Refusal, StepWords};
+use crate::fault::{Fault, shorten};
+use crate::library::{Compiled, Library, LibraryFull};
+use crate::limits::{MAX_MODULE_BYTES, MAX_WAITING_UPLOADS};
+use crate::standard::standard_of;
+use crate::stats::Counters;
+use crate::trial::{Check, Cost, Findings};
 use meridian_model::names::PolicyVersion;
-use meridian_model::plan::{self, Plan};
-use meridian_model::selection::Words;
+use meridian_model::policy::sections::BadSections;
 use serde::Serialize;
 use smol_str::SmolStr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use wasmtime::Engine;
-use wasmtime::component::{Component, Linker};
+
+/// Every code of a refusal, for counters.
+pub(crate) const CODES: [&str; 11] = [
+    "module-too-large",
+    "not-a-component",
+    "bad-section",
+    "does-not-compile",
+    "compile-limit",
+    "has-imports",
+    "wrong-world",
+    "trial-failed",
+    "library-full",
+    "gate-busy",
+    "gate-unavailable",
+];
 
 /// Why a module may not be bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Rejected {
-    /// `module-too-large`, `not-a-component`, `does-not-compile`, `has-imports`, `wrong-world`,
-    /// `trial-failed` or `library-full`.
+    /// `module-too-large`, `not-a-component`, `bad-section`, `does-not-compile`, `compile-limit`, `has-imports`,
+    /// `wrong-world`, `trial-failed` or `library-full`; `gate-busy` and `gate-unavailable` say nothing about the module.
     pub code: &'static str,
     /// What exactly, and what would be right.
     pub detail: SmolStr,
+    /// The check of the trial that failed.
+    pub check: Option<SmolStr>,
+    /// What it was tried on.
+    pub input: Option<SmolStr>,
 }
 
 impl Rejected {
-    fn new(code: &'static str, detail: impl AsRef<str>) -> Self {
-        Self { code, detail: shorten(detail.as_ref()) }
+    pub(crate) fn new(code: &'static str, detail: impl AsRef<str>) -> Self {
+        Self { code, detail: shorten(detail.as_ref()), check: None, input: None }
     }
 
     pub(crate) fn full(full: &LibraryFull) -> Self {
         Self::new("library-full", full.to_string())
+    }
+
+    pub(crate) fn sections(bad: &BadSections) -> Self {
+        let code = match bad {
+            BadSections::Malformed { .. } => "does-not-compile",
+            BadSections::Section { .. } => "bad-section",
+        };
+        Self::new(code, bad.to_string())
+    }
+
+    pub(crate) fn trial(check: &str, input: &str, fault: &Fault) -> Self {
+        Self::at(&StepWords { check: check.into(), input: shorten(input) }, &fault.to_string())
+    }
+
+    pub(crate) fn at(step: &StepWords, why: &str) -> Self {
+        let StepWords { check, input } = step;
+        let detail = shorten(&format!("{check}: {input}: {why}"));
+        Self { code: "trial-failed", detail, check: Some(check.clone()), input: Some(input.clone()) }
+    }
+
+    /// One that the compiling process sent.
+    pub(crate) fn received(refusal: &Refusal) -> Self {
+        let code = CODES.into_iter().find(|code| *code == refusal.code).unwrap_or("does-not-compile");
+        Self {
+            code,
+            detail: shorten(&refusal.detail),
+            check: refusal.check.as_deref().map(shorten),
+            input: refusal.input.as_deref().map(shorten),
+        }
     }
 }
 
@@ -48,115 +97,219 @@ pub struct Report {
     pub compile_millis: u64,
     /// How the trial went: `answered`, or the words with which the policy refused an empty config.
     pub trial: SmolStr,
+    /// What the policy says that it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// The checks, in order.
-    pub checks: Vec<&'static str>,
+    pub checks: Vec<Check>,
+    /// What its calls cost, by the size of the service.
+    pub costs: Vec<Cost>,
 }
 
-/// Checks and compiles a module.
-pub(crate) fn check(
-    engine: &Engine,
-    module: &[u8],
-    standard: bool,
-) -> Result<(Arc<Compiled>, Report), Rejected> {
-    let begun = Instant::now();
-    let compiled = Arc::new(compile(engine, module, standard)?);
-    let compile_millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // The standard policies have their own tests; a trial would only delay the first answers.
-    let trial = if standard { "standard".into() } else { try_out(&compiled)? };
-    let report = Report {
-        size_bytes: module.len() as u64,
-        compile_millis,
-        trial,
-        checks: vec!["size", "component", "no-imports", "world", "compiles", "trial"],
-    };
-    Ok((compiled, report))
+/// Where modules come in.
+pub(crate) struct Gate {
+    pub(crate) engine: Engine,
+    pub(crate) compiler: Compiler,
+    /// Compiled modules on disk, where there is one.
+    pub(crate) artefacts: Option<Artefacts>,
+    pub(crate) library: Arc<Library>,
+    pub(crate) counters: Arc<Counters>,
+    /// One upload at a time; the loader, which comes one by one of itself, does not wait for them.
+    pub(crate) turn: Mutex<()>,
+    pub(crate) waiting: AtomicUsize,
 }
 
-fn compile(engine: &Engine, module: &[u8], standard: bool) -> Result<Compiled, Rejected> {
-    if module.len() > MAX_MODULE_BYTES {
-        let detail = format!("{} bytes; at most {MAX_MODULE_BYTES}", module.len());
-        return Err(Rejected::new("module-too-large", detail));
+/// A place among the uploads that wait.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
-    match module {
-        [0, b'a', b's', b'm', _, _, 1, 0, ..] => {}
-        [0, b'a', b's', b'm', ..] => {
-            let detail = "a core module; wrap it as a component (`meridian policy build` does)";
-            return Err(Rejected::new("not-a-component", detail));
+}
+
+impl Gate {
+    /// Checks, compiles and tries a module. Blocks for as long as that and the uploads before it take.
+    pub(crate) fn check(&self, module: &[u8]) -> Result<(Arc<Compiled>, Report), Rejected> {
+        self.counted(self.check_one(module))
+    }
+
+    fn check_one(&self, module: &[u8]) -> Result<(Arc<Compiled>, Report), Rejected> {
+        let mut checks = Vec::new();
+        let mut passed = |name: &'static str, begun: Instant, inputs: u32| {
+            let outcome = if inputs == 0 { "none" } else { "passed" };
+            checks.push(Check {
+                name: name.into(),
+                outcome: outcome.into(),
+                millis: millis(begun.elapsed()),
+                inputs,
+            });
+        };
+        let begun = Instant::now();
+        check_size(module)?;
+        passed("size", begun, 1);
+        check_form(module)?;
+        passed("component", begun, 1);
+        let carried = Carried::read(module)?;
+        passed("sections", begun, carried.count());
+        let place = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _place = Place(&self.waiting);
+        if place > MAX_WAITING_UPLOADS {
+            let detail = format!("{MAX_WAITING_UPLOADS} uploads wait already; try again in a few seconds");
+            return Err(Rejected::new("gate-busy", detail));
         }
-        _ => return Err(Rejected::new("not-a-component", "does not begin like WebAssembly")),
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = compiler::make(&self.compiler, &self.engine, &self.counters, module, true)?;
+        checks.push(Check {
+            name: "compiles".into(),
+            outcome: "passed".into(),
+            millis: millis(made.took),
+            inputs: 1,
+        });
+        self.compiled(made.took);
+        let begun = Instant::now();
+        let compiled = Compiled::assemble(&self.engine, &made.artefact, module, false)?;
+        checks.push(Check {
+            name: "no-imports".into(),
+            outcome: "passed".into(),
+            millis: millis(begun.elapsed()),
+            inputs: 1,
+        });
+        let Findings { trial, checks: tried, costs } = made.findings;
+        checks.extend(tried);
+        self.keep(compiled.version(), &made.artefact);
+        let report = Report {
+            size_bytes: module.len() as u64,
+            compile_millis: millis(made.took),
+            trial,
+            description: carried.description().map(str::to_owned),
+            checks,
+            costs,
+        };
+        Ok((Arc::new(compiled), report))
     }
-    // A bug of the compiler must not be one of the gateway.
-    let component = catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine, module)))
-        .map_err(|_| Rejected::new("does-not-compile", "the compiler gave up"))?
-        .map_err(|error| Rejected::new("does-not-compile", format!("{error:#}")))?;
-    if let Some((import, _)) = component.component_type().imports(engine).next() {
-        let detail =
-            format!("imports {import:?}; a policy may import nothing (no WASI, no clock, no randomness)");
-        return Err(Rejected::new("has-imports", detail));
+
+    /// Makes a module of the registry runnable: some gateway let it in. From disk if it was compiled here before.
+    pub(crate) fn load(&self, module: &[u8]) -> Result<Arc<Compiled>, Rejected> {
+        self.counted(self.load_one(module, &self.compiler, standard_of(PolicyVersion::of(module)).is_some()))
     }
-    let exports = Exports::find(&component).map_err(|missing| {
-        let detail =
-            format!("does not export {missing}; the world is routing-policy of meridian:policy@1.0.0");
-        Rejected::new("wrong-world", detail)
-    })?;
-    // The linker is empty on purpose: it is the wall behind `has-imports`.
-    let pre = Linker::new(engine)
-        .instantiate_pre(&component)
-        .map_err(|error| Rejected::new("has-imports", format!("{error:#}")))?;
-    Ok(Compiled::new(PolicyVersion::of(module), pre, exports, standard))
-}
 
-/// Opens, admits, plans and routes over a small made-up service, twice, in two instances.
-fn try_out(compiled: &Compiled) -> Result<SmolStr, Rejected> {
-    let failed = |fault: &Fault| Rejected::new("trial-failed", fault.to_string());
-    let first = match run(compiled, "", 1) {
-        Ok(answer) => answer,
-        // A policy that cannot do without config is a good one; that it said so shows that it runs.
-        Err(fault) if matches!(fault.kind, FaultKind::Open | FaultKind::Admit) => {
-            return Ok(shorten(&fault.to_string()));
-        }
-        Err(fault) if fault.detail.contains(INTERFACE) || fault.detail.starts_with("type mismatch") => {
-            return Err(Rejected::new("wrong-world", fault.to_string()));
-        }
-        Err(fault) => return Err(failed(&fault)),
-    };
-    // Every route is asked twice here, so a policy that counts its calls answers differently.
-    let second = run(compiled, "", 2).map_err(|fault| failed(&fault))?;
-    if first != second {
-        let detail = "two runs gave different answers; a policy must be a pure function of what it is shown";
-        return Err(Rejected::new("trial-failed", detail));
+    /// Makes a module of this program runnable, here and on all cores: lookups may be waiting for it.
+    pub(crate) fn standard(&self, module: &[u8]) -> Result<Arc<Compiled>, Rejected> {
+        self.counted(self.load_one(module, &Compiler::Here, true))
     }
-    Ok("answered".into())
-}
 
-/// Opens the policy with `config` over the made-up service, for whoever wants to bind it.
-pub(crate) fn try_config(compiled: &Compiled, config: &str) -> Result<(), Fault> {
-    run(compiled, config, 1).map(|_| ())
-}
-
-fn run(compiled: &Compiled, config: &str, times: usize) -> Result<(Vec<Plan>, Vec<u32>), Fault> {
-    let (snapshot, caller) = trial::service().map_err(|bad| Fault::new(FaultKind::Trap, bad.to_string()))?;
-    let mut cell = Cell::new(compiled)?;
-    let router = cell.open(config, &Service::of(&snapshot))?;
-    let view = cell.admit(router, &Caller::of(&caller))?;
-    let plans = cell.plans(view)?;
-    let ready = plan::expand(&plans, &snapshot)
-        .map_err(|nonsense| Fault::new(FaultKind::Plans, nonsense.to_string()))?;
-    let mut routes = Vec::new();
-    for seed in 0..16 {
-        let words = Words::of(seed);
-        for _ in 0..times {
-            let route = cell.route(view, seed % 2 * words.pick, words.route)?;
-            if route as usize >= ready.plans.len() {
-                let detail = format!("plan {route} of {}", ready.plans.len());
-                return Err(Fault::new(FaultKind::Route, detail));
+    fn load_one(
+        &self,
+        module: &[u8],
+        compiler: &Compiler,
+        standard: bool,
+    ) -> Result<Arc<Compiled>, Rejected> {
+        check_size(module)?;
+        check_form(module)?;
+        let version = PolicyVersion::of(module);
+        if let Some(artefact) = self.artefacts.as_ref().and_then(|artefacts| artefacts.load(version)) {
+            match Compiled::assemble(&self.engine, &artefact, module, standard) {
+                Ok(compiled) => {
+                    self.counters.artefacts_used.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Arc::new(compiled));
+                }
+                Err(rejected) => {
+                    tracing::warn!(%version, %rejected, "a compiled module on disk does not run; it is compiled anew");
+                    self.forget(version);
+                }
             }
-            if routes.len() <= seed as usize {
-                routes.push(route);
-            } else if routes.last() != Some(&route) {
-                return Err(Fault::new(FaultKind::Plans, "the same key and entropy gave two plans"));
-            }
+        }
+        let made = compiler::make(compiler, &self.engine, &self.counters, module, false)?;
+        self.compiled(made.took);
+        let compiled = Compiled::assemble(&self.engine, &made.artefact, module, standard)?;
+        self.keep(version, &made.artefact);
+        Ok(Arc::new(compiled))
+    }
+
+    /// Removes what is kept of a version on disk.
+    pub(crate) fn forget(&self, version: PolicyVersion) {
+        if let Some(artefacts) = &self.artefacts {
+            artefacts.remove(version);
         }
     }
-    Ok((plans, routes))
+
+    fn keep(&self, version: PolicyVersion, artefact: &Artefact) {
+        let Some(artefacts) = &self.artefacts else { return };
+        if let Err(error) = artefacts.save(version, artefact, |version| self.library.contains(version)) {
+            tracing::warn!(%version, %error, "a compiled module is not kept on disk; a restart compiles it again");
+        }
+    }
+
+    fn compiled(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.counters.compile_micros.fetch_add(micros, Ordering::Relaxed);
+        self.counters.compiled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counted<T>(&self, result: Result<T, Rejected>) -> Result<T, Rejected> {
+        if let Err(rejected) = &result
+            && let Some(at) = CODES.iter().position(|code| *code == rejected.code)
+            && let Some(counter) = self.counters.rejected.get(at)
+        {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn check_size(module: &[u8]) -> Result<(), Rejected> {
+    if module.len() <= MAX_MODULE_BYTES {
+        return Ok(());
+    }
+    Err(Rejected::new("module-too-large", format!("{} bytes; at most {MAX_MODULE_BYTES}", module.len())))
+}
+
+fn check_form(module: &[u8]) -> Result<(), Rejected> {
+    let detail = match module {
+        [0, b'a', b's', b'm', _, _, 1, 0, ..] => return Ok(()),
+        [0, b'a', b's', b'm', ..] => "a core module; wrap it as a component (`meridian policy build` does)",
+        _ => "does not begin like WebAssembly",
+    };
+    Err(Rejected::new("not-a-component", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{self, Threads};
+    use std::thread;
+
+    #[test]
+    fn one_upload_too_many_is_told_to_come_again() {
+        let gate = Gate {
+            engine: limits::engine(Threads::All).unwrap(),
+            compiler: Compiler::Here,
+            artefacts: None,
+            library: Arc::default(),
+            counters: Arc::default(),
+            turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        };
+        let empty = b"\0asm\x0d\0\x01\0";
+        thread::scope(|scope| {
+            let turn = gate.turn.lock().unwrap();
+            let waiting: Vec<_> = (0..=MAX_WAITING_UPLOADS)
+                .map(|_| scope.spawn(|| gate.check(empty).unwrap_err().code))
+                .collect();
+            while gate.waiting.load(Ordering::Acquire) <= MAX_WAITING_UPLOADS {
+                thread::yield_now();
+            }
+            assert_eq!(gate.check(empty).unwrap_err().code, "gate-busy");
+            drop(turn);
+            for one in waiting {
+                assert_eq!(one.join().unwrap(), "wrong-world");
+            }
+        });
+        assert_eq!(gate.waiting.load(Ordering::Acquire), 0);
+    }
 }

@@ -1,42 +1,54 @@
 //! The host as the gateway sees it, and the threads that it runs.
 
+use crate::artefact::{self, Artefacts};
 use crate::callers::{CallerId, Callers};
+use crate::canary::Split;
+use crate::carried::Carried;
 use crate::clerk::{Clerk, Command, Evaluate, Job, LaneName, Place, Remains, Waiter};
+use crate::compiler::Compiler;
 use crate::fault::{Fault, FaultKind};
-use crate::gate::{self, Rejected, Report};
+use crate::gate::{Gate, Rejected, Report};
 use crate::inbox::Inbox;
 use crate::library::{Compiled, Library, LibraryFull};
-use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING};
-use crate::preparation::{self, Order, Parcel};
-use crate::standard::{STANDARD, Standard};
+use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING, TRY_WAIT, Threads};
+use crate::observation::Observation;
+use crate::preparation::{self, CanaryOrder, Order, Parcel};
+use crate::shadow::{Log, Runner};
+use crate::standard::{STANDARD, Standard, standard_of};
 use crate::stats::{Counters, HostStats, WorkerCounters};
+use crate::trial;
 use crate::view::{View, WARMING};
 use crate::worker::{Pending, Worker};
 use meridian_model::binding::Bound;
 use meridian_model::caller::Caller;
 use meridian_model::names::PolicyVersion;
+use meridian_model::policy::schema::ConfigError;
 use meridian_model::selection::Words;
 use meridian_model::snapshot::Snapshot;
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use wasmtime::Engine;
 
 /// What the gateway decides.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
     /// Estimated size of all routers and views, over all workers, in bytes.
     pub router_cache_bytes: usize,
+    /// Where uploads are compiled. The standard policies are compiled here: they are this program's own.
+    pub compiler: Compiler,
+    /// Where compiled modules are kept, below the data directory; nowhere, if none is named.
+    pub artefacts: Option<PathBuf>,
 }
 
 impl Default for HostConfig {
     fn default() -> Self {
-        Self { router_cache_bytes: 64 * 1024 * 1024 }
+        Self { router_cache_bytes: 64 * 1024 * 1024, compiler: Compiler::Here, artefacts: None }
     }
 }
 
@@ -46,9 +58,17 @@ pub enum HostError {
     /// The engine refuses this machine: no memory, or a processor or kernel that it does not know.
     #[error("the WebAssembly engine cannot run here: {0}")]
     Engine(String),
-    /// The system gives no more threads.
-    #[error("cannot start a thread")]
+    /// The system gives no more threads, or hides this program from itself.
+    #[error("cannot start a thread or a process")]
     Thread(#[from] std::io::Error),
+    /// Compiled modules cannot be kept where they should be.
+    #[error("{}: {source}", dir.display())]
+    Artefacts {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A standard policy does not compile: this program was built wrongly.
     #[error("the standard policy {0}: {1}")]
     Standard(&'static str, Rejected),
@@ -69,7 +89,7 @@ pub(crate) struct Shared {
     pub(crate) callers: Callers,
     pub(crate) counters: Arc<Counters>,
     library: Arc<Library>,
-    engine: Engine,
+    gate: Arc<Gate>,
     waiting: Arc<AtomicUsize>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerCounters>>>,
     next_worker: AtomicUsize,
@@ -136,24 +156,39 @@ impl Host {
     /// # Errors
     /// The engine or the system refuses.
     pub fn start(config: HostConfig) -> Result<Arc<Self>, HostError> {
-        let engine = limits::engine().map_err(|error| HostError::Engine(format!("{error:#}")))?;
+        let engine = limits::engine(Threads::All).map_err(|error| HostError::Engine(format!("{error:#}")))?;
         let library = Arc::new(Library::default());
         let counters = Arc::new(Counters::default());
+        let artefacts = match config.artefacts {
+            Some(dir) => Some(
+                Artefacts::open(dir.clone(), artefact::engine_number(&engine))
+                    .map_err(|source| HostError::Artefacts { dir, source })?,
+            ),
+            None => None,
+        };
+        let gate = Arc::new(Gate {
+            engine: engine.clone(),
+            compiler: config.compiler,
+            artefacts,
+            library: Arc::clone(&library),
+            counters: Arc::clone(&counters),
+            turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        });
         let (commands, inbox) = mpsc::channel();
         let mut lanes = Vec::new();
         for name in LaneName::ALL {
             let (jobs, queue) = mpsc::channel();
-            let lane = Lane {
-                name,
-                library: Arc::clone(&library),
-                engine: engine.clone(),
-                counters: Arc::clone(&counters),
-                done: commands.clone(),
-            };
+            let lane =
+                Lane { name, library: Arc::clone(&library), gate: Arc::clone(&gate), done: commands.clone() };
             spawn(lane.thread_name(), move || lane.run(&queue))?;
             lanes.push((name, jobs));
         }
-        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), config.router_cache_bytes, lanes);
+        let (tasks, shadows) = mpsc::channel();
+        let runner = Runner::new(Arc::clone(&library), commands.clone());
+        spawn("policy-shadow", move || runner.run(&shadows))?;
+        let budget = config.router_cache_bytes;
+        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), budget, lanes, tasks);
         spawn("policy-clerk", move || run_clerk(clerk, &inbox))?;
         let weak = engine.weak();
         spawn("policy-epochs", move || {
@@ -168,7 +203,7 @@ impl Host {
             callers: Callers::default(),
             counters,
             library,
-            engine,
+            gate,
             waiting: Arc::default(),
             workers: Mutex::default(),
             next_worker: AtomicUsize::new(0),
@@ -176,12 +211,31 @@ impl Host {
         Ok(Arc::new(Self { shared: Arc::new(shared) }))
     }
 
-    /// Compiles a module and checks that it keeps the contract. Takes up to seconds of this thread; nothing is stored.
+    /// Compiles a module and tries whether it keeps the contract. Takes up to a minute of this thread, and waits for other
+    /// uploads; nothing is bound, and nothing stored but the machine code.
     ///
     /// # Errors
     /// What the module lacks.
     pub fn check(&self, module: &[u8]) -> Result<(Arc<Compiled>, Report), Rejected> {
-        compile(&self.shared.engine, &self.shared.counters, module, false)
+        self.shared.gate.check(module)
+    }
+
+    /// Makes a module of the registry, which passed some gateway's gate, runnable: from its machine code if it was compiled
+    /// here before, else by compiling it.
+    ///
+    /// # Errors
+    /// What the module lacks, or the library is full.
+    pub fn load(&self, module: &[u8]) -> Result<(), Rejected> {
+        let compiled = self.shared.gate.load(module)?;
+        self.insert(compiled).map_err(|full| Rejected::full(&full))
+    }
+
+    /// Forgets a version that was deleted. Cells that run it go on; a standard one stays.
+    pub fn remove(&self, version: PolicyVersion) {
+        if standard_of(version).is_none() {
+            self.shared.library.remove(&version);
+            self.shared.gate.forget(version);
+        }
     }
 
     /// Tries a config: opens the policy with it over a small made-up service and admits a caller.
@@ -189,7 +243,23 @@ impl Host {
     /// # Errors
     /// The fault, mostly [`FaultKind::Open`] with the policy's own words.
     pub fn try_config(&self, compiled: &Compiled, config: &str) -> Result<(), Fault> {
-        gate::try_config(compiled, config)
+        trial::try_config(compiled, config)
+    }
+
+    /// What a version carries beside its code, if it is a standard one or in the library.
+    #[must_use]
+    pub fn carried(&self, version: PolicyVersion) -> Option<Carried> {
+        if let Some(compiled) = self.shared.library.get(&version) {
+            return Some(compiled.carried().clone());
+        }
+        Carried::read(standard_of(version)?.module).ok()
+    }
+
+    /// What the schema of a version says is wrong with a config (JSON, or empty for none). Nothing where there is no schema,
+    /// or where the version is unknown.
+    #[must_use]
+    pub fn config_errors(&self, version: PolicyVersion, config: &str) -> Vec<ConfigError> {
+        self.carried(version).map_or_else(Vec::new, |carried| carried.config_errors(config))
     }
 
     /// The compiled versions.
@@ -217,8 +287,7 @@ impl Host {
         let version = PolicyVersion::of(standard.module);
         if !self.shared.library.contains(&version) {
             let failed = |rejected| HostError::Standard(standard.name, rejected);
-            let (compiled, _) =
-                compile(&self.shared.engine, &self.shared.counters, standard.module, true).map_err(failed)?;
+            let compiled = self.shared.gate.standard(standard.module).map_err(failed)?;
             self.insert(compiled).map_err(|full| failed(Rejected::full(&full)))?;
         }
         Ok(version)
@@ -248,20 +317,39 @@ impl Host {
     pub fn worker(&self) -> Worker {
         let number = self.shared.next_worker.fetch_add(1, Ordering::Relaxed);
         let inbox = Arc::new(Inbox::default());
-        self.shared.send(Command::Joined(number, Arc::clone(&inbox)));
-        Worker::new(Arc::clone(&self.shared), number, inbox)
+        let samples = Arc::new(Log::new());
+        self.shared.send(Command::Joined(number, Arc::clone(&inbox), Arc::clone(&samples)));
+        Worker::new(Arc::clone(&self.shared), number, inbox, samples)
     }
 
     /// What the policy gives this caller over exactly this snapshot; for a key also which plan. Off the path of lookups:
     /// for `n=all`, explain and watches. After 500 ms the native fallback answers. Needs tokio's timer.
     pub async fn evaluate(&self, snapshot: Arc<Snapshot>, caller: Caller, key: Option<u64>) -> Evaluation {
+        self.ask(snapshot, caller, key, EVALUATE_WAIT).await
+    }
+
+    /// As [`Host::evaluate`], over a snapshot that nobody published: nothing is taken from what is prepared, nor kept, and
+    /// a policy that takes long is waited for.
+    pub async fn try_out(&self, snapshot: Arc<Snapshot>, caller: Caller, key: Option<u64>) -> Evaluation {
+        // No service has this slot, so there is nothing prepared that could be mistaken for it.
+        let apart = Snapshot { slot: u32::MAX, ..(*snapshot).clone() };
+        self.ask(Arc::new(apart), caller, key, TRY_WAIT).await
+    }
+
+    async fn ask(
+        &self,
+        snapshot: Arc<Snapshot>,
+        caller: Caller,
+        key: Option<u64>,
+        wait: Duration,
+    ) -> Evaluation {
         let known = self.shared.callers.intern(caller);
         let caller = Arc::clone(&known.caller);
         let (answer, answered) = oneshot::channel();
         let question =
             Evaluate { snapshot: Arc::clone(&snapshot), caller: known, key, seed: key.unwrap_or(0), answer };
         self.shared.send(Command::Evaluate(question));
-        match tokio::time::timeout(EVALUATE_WAIT, answered).await {
+        match tokio::time::timeout(wait, answered).await {
             Ok(Ok((view, plan))) => Evaluation { view, plan },
             _ => {
                 let view = View::fallback(&snapshot, &caller, SmolStr::new_static(WARMING));
@@ -270,12 +358,20 @@ impl Host {
         }
     }
 
+    /// What lookups have shown, here, of versions that are tried or have yet to soak.
+    pub async fn observations(&self) -> Vec<Observation> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.send(Command::Observe(answer));
+        answered.await.unwrap_or_default()
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> HostStats {
         let workers = self.shared.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let callers = self.shared.callers.count();
-        self.shared.counters.read(workers.values().map(AsRef::as_ref), callers)
+        let versions = self.shared.library.versions().len();
+        self.shared.counters.read(workers.values().map(AsRef::as_ref), callers, versions)
     }
 }
 
@@ -293,27 +389,6 @@ impl std::fmt::Debug for Host {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(run).map(|_| ())
-}
-
-fn compile(
-    engine: &Engine,
-    counters: &Counters,
-    module: &[u8],
-    standard: bool,
-) -> Result<(Arc<Compiled>, Report), Rejected> {
-    let begun = Instant::now();
-    let result = gate::check(engine, module, standard);
-    let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    counters.compile_micros.fetch_add(micros, Ordering::Relaxed);
-    let counter = if result.is_ok() { &counters.compiled } else { &counters.rejected };
-    counter.fetch_add(1, Ordering::Relaxed);
-    result
-}
-
-/// The standard policies by their versions.
-fn standards() -> &'static [(PolicyVersion, &'static Standard)] {
-    static VERSIONS: OnceLock<Vec<(PolicyVersion, &'static Standard)>> = OnceLock::new();
-    VERSIONS.get_or_init(|| STANDARD.iter().map(|s| (PolicyVersion::of(s.module), s)).collect())
 }
 
 fn run_clerk(mut clerk: Clerk, inbox: &Receiver<Command>) {
@@ -342,8 +417,7 @@ fn run_clerk(mut clerk: Clerk, inbox: &Receiver<Command>) {
 struct Lane {
     name: LaneName,
     library: Arc<Library>,
-    engine: Engine,
-    counters: Arc<Counters>,
+    gate: Arc<Gate>,
     done: Sender<Command>,
 }
 
@@ -366,6 +440,11 @@ impl Lane {
                     Command::Prepared { lane: self.name, batch, workers, took: begun.elapsed() }
                 }
                 Job::Evaluate { order, question } => self.evaluate(&order, question),
+                Job::Canary { order, workers } => {
+                    order.snapshot.binding.versions().for_each(|bound| self.load_standard(&bound.version));
+                    let canary = preparation::prepare_canary(&self.library, workers.len(), &order);
+                    Command::Bred { lane: self.name, order, canary, workers }
+                }
             };
             if self.done.send(report).is_err() {
                 return;
@@ -374,9 +453,7 @@ impl Lane {
     }
 
     fn load_standards(&self, order: &Order) {
-        let binding = &order.snapshot.binding;
-        let bound = std::iter::once(&binding.active).chain(&binding.last_good);
-        bound.for_each(|bound| self.load_standard(&bound.version));
+        order.snapshot.binding.versions().for_each(|bound| self.load_standard(&bound.version));
     }
 
     /// Compiles a standard policy when the first service is bound to it.
@@ -384,9 +461,9 @@ impl Lane {
         if self.library.contains(version) {
             return;
         }
-        let Some((_, standard)) = standards().iter().find(|(known, _)| known == version) else { return };
-        match compile(&self.engine, &self.counters, standard.module, true) {
-            Ok((compiled, _)) => {
+        let Some(standard) = standard_of(*version) else { return };
+        match self.gate.standard(standard.module) {
+            Ok(compiled) => {
                 if let Err(full) = self.library.insert(compiled) {
                     tracing::error!(policy = standard.name, %full, "a standard policy cannot be loaded");
                 }
@@ -403,8 +480,46 @@ impl Lane {
         let slot = order.snapshot.slot;
         let parcel = batch.parcels.pop().unwrap_or_default();
         let (view, plan) = route_once(parcel, &question, order);
+        let (view, plan) = match Split::of(&order.snapshot) {
+            Some(split) => self.evaluate_canary(split, view, plan, &question, order),
+            None => (view, plan),
+        };
         let _ = question.answer.send((Arc::clone(&view), plan));
         Command::Evaluated { lane: self.name, slot, caller: question.caller.id, view }
+    }
+
+    /// The canary's answer where the key is its own, or both sides in one where there is no key.
+    fn evaluate_canary(
+        &self,
+        split: Split,
+        active: Arc<View>,
+        plan: Option<usize>,
+        question: &Evaluate,
+        order: &Order,
+    ) -> (Arc<View>, Option<usize>) {
+        let words = Words::of(question.seed);
+        let rests = order.snapshot.binding.candidate.as_ref();
+        let rests = rests.is_none_or(|c| order.banned.iter().any(|(bound, _)| *bound == c.bound));
+        if rests || (question.key.is_some() && !split.takes(words)) {
+            return (active, plan);
+        }
+        let callers = vec![(Arc::clone(&question.caller), Arc::clone(&active))];
+        let canary_order = CanaryOrder { snapshot: Arc::clone(&order.snapshot), callers };
+        let bred = preparation::prepare_canary(&self.library, 1, &canary_order);
+        let Some((mut cells, (_, view, handles))) =
+            bred.and_then(|canary| Some((canary.cells, canary.views.into_iter().next()?)))
+        else {
+            return (active, plan);
+        };
+        let Some(key) = question.key else { return (Arc::new(split.merge(&active, &view)), None) };
+        let routed = cells
+            .first_mut()
+            .zip(handles.first())
+            .map(|(cell, handle)| cell.route(*handle, key, words.route));
+        match routed {
+            Some(Ok(plan)) if (plan as usize) < view.plans.plans.len() => (view, Some(plan as usize)),
+            _ => (active, plan),
+        }
     }
 }
 

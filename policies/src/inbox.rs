@@ -1,8 +1,12 @@
 //! How prepared cells reach the worker that will call them: moved, never shared, and never waited for.
 
+use crate::callers::CallerId;
+use crate::cell::{Cell, Handle};
 use crate::limits::MAX_UNDELIVERED;
 use crate::preparation::Parcel;
+use crate::view::View;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
@@ -23,6 +27,16 @@ pub(crate) enum News {
     Prepared(Parcel),
     /// A service is gone, or was evicted.
     Forget(u32),
+    /// A canary beside what was prepared of a service.
+    Canary(CanaryParcel),
+}
+
+/// One worker's part of a prepared canary.
+pub(crate) struct CanaryParcel {
+    pub(crate) slot: u32,
+    pub(crate) cell: Cell,
+    /// The views, with the identity of what a caller without key gets from both sides.
+    pub(crate) views: Vec<(CallerId, Arc<View>, Handle, u128)>,
 }
 
 /// One worker's inbox. The lock is held for moving a few words only, and the worker never waits for it.
@@ -50,6 +64,11 @@ impl Inbox {
                     News::Forget(slot) => {
                         mail.lost.remove(slot);
                         mail.removed.insert(*slot);
+                    }
+                    News::Canary(CanaryParcel { slot, .. }) => {
+                        if !mail.removed.contains(slot) {
+                            mail.lost.insert(*slot);
+                        }
                     }
                 }
             }

@@ -1,6 +1,9 @@
 //! The compiled versions that this process knows, standard ones among them.
 
+use crate::artefact::Artefact;
+use crate::carried::Carried;
 use crate::contract::{ADMIT, INTERFACE, OPEN, PLANS, ROUTE};
+use crate::gate::Rejected;
 use crate::limits::{self, Limiter};
 use meridian_model::names::PolicyVersion;
 use std::collections::HashMap;
@@ -8,7 +11,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use wasmtime::component::{Component, ComponentExportIndex, Instance, InstancePre};
+use wasmtime::component::{Component, ComponentExportIndex, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 /// Where the four functions of the contract stand in a component.
@@ -35,23 +38,50 @@ pub struct Compiled {
     exports: Exports,
     /// One of those that this program carries: its instances may be shared among services.
     standard: bool,
+    carried: Carried,
     slow: AtomicBool,
 }
 
 impl Compiled {
-    pub(crate) fn new(
-        version: PolicyVersion,
-        pre: InstancePre<Limiter>,
-        exports: Exports,
+    /// Machine code of `module`, if it is that of a policy: no imports, and the exports of the contract.
+    pub(crate) fn assemble(
+        engine: &Engine,
+        artefact: &Artefact,
+        module: &[u8],
         standard: bool,
-    ) -> Self {
-        Self { version, pre, exports, standard, slow: AtomicBool::new(false) }
+    ) -> Result<Self, Rejected> {
+        let component = artefact
+            .revive(engine)
+            .map_err(|error| Rejected::new("does-not-compile", format!("{error:#}")))?;
+        if let Some((import, _)) = component.component_type().imports(engine).next() {
+            let detail =
+                format!("imports {import:?}; a policy may import nothing (no WASI, no clock, no randomness)");
+            return Err(Rejected::new("has-imports", detail));
+        }
+        let exports = Exports::find(&component).map_err(|missing| {
+            let detail =
+                format!("does not export {missing}; the world is routing-policy of meridian:policy@1.0.0");
+            Rejected::new("wrong-world", detail)
+        })?;
+        // The linker is empty on purpose: it is the wall behind `has-imports`.
+        let pre = Linker::new(engine)
+            .instantiate_pre(&component)
+            .map_err(|error| Rejected::new("has-imports", format!("{error:#}")))?;
+        // The gate reads this strictly before it comes here. Of what another gateway let in, the code is what counts.
+        let (version, carried) = (PolicyVersion::of(module), Carried::read(module).unwrap_or_default());
+        Ok(Self { version, pre, exports, standard, carried, slow: AtomicBool::new(false) })
     }
 
     /// Its version.
     #[must_use]
     pub fn version(&self) -> PolicyVersion {
         self.version
+    }
+
+    /// What it carries beside its code.
+    #[must_use]
+    pub fn carried(&self) -> &Carried {
+        &self.carried
     }
 
     /// Whether it is one that this program carries.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 use wasmtime::{Config, Engine, ResourceLimiter};
 
-/// Largest module (DESIGN 7). Does not limit what compiling it costs: that grows faster than its size for some modules,
-/// and the compiler runs in this process, on the caller's thread.
+/// Largest module (DESIGN 7). Does not limit what compiling it costs: that grows faster than its size for some modules, and
+/// is bounded apart, in a process of its own.
 pub const MAX_MODULE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Linear memory of one instance (DESIGN 7), also the sum over its memories. Does not limit how many instances there
@@ -58,6 +58,9 @@ pub const COLD_WAIT: Duration = Duration::from_millis(20);
 /// How long [`Host::evaluate`](crate::Host::evaluate) may wait before the native fallback answers.
 pub(crate) const EVALUATE_WAIT: Duration = Duration::from_millis(500);
 
+/// How long [`Host::try_out`](crate::Host::try_out) may wait: an operator does, and other trials may be before it.
+pub(crate) const TRY_WAIT: Duration = Duration::from_secs(5);
+
 /// Cold lookups that wait at once; one more is answered by the native fallback without waiting.
 pub(crate) const MAX_WAITING: usize = 16_384;
 
@@ -86,8 +89,67 @@ pub(crate) const MAX_UNDELIVERED: usize = 64;
 /// Versions in the library, standard ones included. Each compiled one is some 0.2 to 10 MiB of code.
 pub const MAX_VERSIONS: usize = 256;
 
+/// Services that have a shadow at once; beyond, the oldest goes. Each has an instance of its own.
+pub(crate) const MAX_SHADOWS: usize = 512;
+
+/// Estimated size of all shadows' instances.
+pub(crate) const MAX_SHADOW_BYTES: usize = 64 * 1024 * 1024;
+
+/// Callers of one service that a shadow is asked for: enough to see what it would change.
+pub(crate) const MAX_SHADOW_CALLERS: usize = 64;
+
+/// Sampled lookups that wait at one worker for the shadows; one more is not sampled.
+pub(crate) const MAX_SAMPLES: usize = 256;
+
+/// How often shadows are asked.
+pub(crate) const SHADOW_TICK: Duration = Duration::from_millis(20);
+
+/// Shadows take at most one part in so many of one core, whatever they do.
+pub(crate) const SHADOW_PART: u32 = 10;
+
+/// Processor time of one compilation: 5 s and 5 s a MiB (issue of the gate). An ordinary module takes 1.2 s a MiB; a compile
+/// bomb takes minutes. Counted by the system, whole seconds.
+pub(crate) fn compile_cpu(module_bytes: usize) -> Duration {
+    let seconds = (module_bytes as u64).saturating_mul(5).div_ceil(MIB);
+    Duration::from_secs(seconds.saturating_add(5))
+}
+
+/// Memory of one compilation, in bytes, and of the trial after it. Limits what the process may write to; what it merely
+/// reserves (an instance reserves 4 GiB of addresses) is not counted.
+pub(crate) fn compile_memory(module_bytes: usize) -> u64 {
+    (256 * MIB).saturating_add((module_bytes as u64).saturating_mul(64))
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// Processor time of the trial of one module, over all its inputs. Ordinary policies take a quarter of a second; a policy
+/// that uses all its fuel everywhere does not get through.
+pub(crate) const TRIAL_CPU: Duration = Duration::from_secs(10);
+
+/// The net behind processor time: a compiling process may take this many times as long by the clock, since it may have to
+/// wait for its turn on a busy machine.
+pub(crate) const WALL_FACTOR: u32 = 4;
+
+/// Uploads that wait while one is compiled; one more is refused at once.
+pub(crate) const MAX_WAITING_UPLOADS: usize = 8;
+
+/// Largest compiled module that is taken from the compiling process. 8 MiB of ordinary code become 40 MiB.
+pub(crate) const MAX_ARTEFACT_BYTES: usize = 128 * 1024 * 1024;
+
+/// Compiled modules on disk, together. Their number is bounded by [`MAX_VERSIONS`].
+pub(crate) const MAX_ARTEFACTS_BYTES: u64 = 1024 * MIB;
+
+/// How far an engine spreads one compilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// Over all cores: for the standard policies, which lookups may be waiting for.
+    All,
+    /// One: an upload may take its time, and must not take the cores of the lookups.
+    One,
+}
+
 /// The engine that compiles and runs every policy.
-pub(crate) fn engine() -> wasmtime::Result<Engine> {
+pub(crate) fn engine(threads: Threads) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         // Budgets (DESIGN 7). They do not limit memory, nor time in the host.
@@ -109,7 +171,9 @@ pub(crate) fn engine() -> wasmtime::Result<Engine> {
         .wasm_tail_call(false)
         .wasm_extended_const(false)
         .wasm_custom_page_sizes(false)
-        .wasm_wide_arithmetic(false);
+        .wasm_wide_arithmetic(false)
+        // No part of what makes one engine's code strange to another.
+        .parallel_compilation(threads == Threads::All);
     Engine::new(&config)
 }
 

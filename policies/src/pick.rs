@@ -3,7 +3,6 @@
 use crate::view::{Outcome, View};
 use meridian_model::locality;
 use meridian_model::plan::{ReadyPlan, ReadyPlans, ReadyTier};
-use meridian_model::remote::Address;
 use meridian_model::selection::{self, Words};
 use meridian_model::snapshot::{Place, Snapshot};
 use std::borrow::Cow;
@@ -18,6 +17,8 @@ pub struct Routed<'a> {
     pub plan: usize,
     key: Option<u64>,
     words: Words,
+    /// See [`Routed::identified`].
+    whole: Option<u128>,
 }
 
 /// Who chose an endpoint.
@@ -111,19 +112,30 @@ impl Lens<'_> {
 fn hash_there(place: Place<'_>) -> u64 {
     match place {
         Place::Here(endpoint) => endpoint.hash,
-        Place::There(remote, address) => {
-            let name = match address {
-                Address::Endpoint(endpoint) => endpoint.id.as_str(),
-                Address::Ingress(ingress) => ingress.host.as_str(),
-            };
-            selection::mix(selection::endpoint_hash(name) ^ selection::endpoint_hash(remote.region.as_str()))
-        }
+        Place::There(remote, address) => selection::mix(
+            selection::endpoint_hash(address.name()) ^ selection::endpoint_hash(remote.region.as_str()),
+        ),
     }
 }
 
 impl<'a> Routed<'a> {
     pub(crate) fn new(view: &'a Arc<View>, plan: usize, key: Option<u64>, words: Words) -> Self {
-        Self { view, plan, key, words }
+        Self { view, plan, key, words, whole: None }
+    }
+
+    /// Where two versions share the lookups without key, what both give together identifies the answer.
+    #[inline]
+    pub(crate) fn identified(self, whole: Option<u128>) -> Self {
+        Self { whole, ..self }
+    }
+
+    /// The identity of what this caller gets: see [`View::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        match (self.key, self.whole) {
+            (None, Some(whole)) => whole,
+            (key, _) => self.view.fingerprint(key.map(|key| (self.plan, key))),
+        }
     }
 
     /// The best endpoint. It may receive traffic in `current`, also where the view was prepared for another snapshot.

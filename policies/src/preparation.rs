@@ -8,8 +8,10 @@ use crate::cell::{Cell, Handle};
 use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::{Compiled, Library};
+use crate::observation::{Counts, Watched};
 use crate::view::{Outcome, View};
-use meridian_model::binding::Bound;
+use meridian_model::binding::{Bound, Stage};
+use meridian_model::contrast::Contrast;
 use meridian_model::plan::{self, Plan, ReadyPlans};
 use meridian_model::snapshot::Snapshot;
 use smol_str::format_smolstr;
@@ -40,6 +42,8 @@ pub(crate) struct Post {
     pub(crate) seat: Option<Seat>,
     /// What answers when that `route` traps.
     pub(crate) standby: Option<(Arc<View>, Seat)>,
+    /// Counts its lookups, where the binding is observed.
+    pub(crate) counts: Option<Arc<Counts>>,
 }
 
 /// What one worker gets.
@@ -57,6 +61,10 @@ pub(crate) struct Prepared {
     pub(crate) faults: Vec<(Bound, Fault)>,
     /// Which of the batch's rows of cells it uses.
     pub(crate) rows: Vec<usize>,
+    /// Failures for single callers: the policy goes on for the others.
+    pub(crate) of_callers: Vec<(Bound, Fault)>,
+    /// The counters that workers were given.
+    pub(crate) watched: Vec<Watched>,
 }
 
 /// Everything that came of a batch. A row is the same cell once for every worker.
@@ -339,7 +347,21 @@ fn chain(
         attempt.row = push_row(row.cells, batch);
         formers.push(attempt);
     }
-    settle(workers, order, &active, &formers, faults, batch);
+    let before = predecessor(library, order);
+    settle(workers, order, &active, &formers, &before, faults, batch);
+}
+
+/// What answered before the active version gives each caller, for comparison only: its instance is not kept.
+fn predecessor(library: &Library, order: &Order) -> Vec<Option<Arc<ReadyPlans>>> {
+    let binding = &order.snapshot.binding;
+    let bound = binding.before.as_ref().filter(|_| !binding.activation.soaked);
+    let Some((bound, compiled)) = bound.and_then(|b| Some((b, allowed(library, order, b).ok()?))) else {
+        return Vec::new();
+    };
+    let callers = order.callers.iter().map(AsRef::as_ref).collect();
+    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
+    let row = make_row(&compiled, 1, &[guest]);
+    row.seats.into_iter().flatten().map(|seat| seat.ok().map(|seated| seated.plans)).collect()
 }
 
 fn settle(
@@ -347,6 +369,7 @@ fn settle(
     order: &Order,
     active: &Attempt<'_>,
     formers: &[Attempt<'_>],
+    before: &[Option<Arc<ReadyPlans>>],
     faults: Vec<(Bound, Fault)>,
     batch: &mut Batch,
 ) {
@@ -357,6 +380,8 @@ fn settle(
     };
     let mut posts: Vec<Vec<Post>> = (0..workers).map(|_| Vec::new()).collect();
     let mut views = Vec::new();
+    let (mut watched, mut of_callers) = (Vec::new(), Vec::new());
+    let observed = order.snapshot.binding.is_observed();
     for (place, known) in order.callers.iter().enumerate() {
         let ran = |attempt: &Attempt<'_>| match attempt.seats.get(place) {
             Some(Some(Ok(_))) => attempt.row,
@@ -383,6 +408,17 @@ fn settle(
         if let (Some(_), Some(Some(Err(fault)))) = (active.row, active.seats.get(place)) {
             // Where there is no row, the whole policy failed and was counted once.
             batch.faults.push(fault.kind);
+            of_callers.push((active.bound.clone(), fault.clone()));
+        }
+        let counts: Vec<Arc<Counts>> =
+            (0..if observed { workers } else { 0 }).map(|_| Arc::new(Counts::default())).collect();
+        if observed {
+            let before = before.get(place).and_then(Option::as_ref);
+            let contrast = main.as_ref().zip(before);
+            let contrast =
+                contrast.map(|((now, ..), before)| Contrast::of(before, &now.plans, &order.snapshot));
+            let answers = main.is_some();
+            watched.push(Watched { caller: known.id, counts: counts.clone(), answers, active: contrast });
         }
         let (first, standby) = match (main, second) {
             (Some(main), second) => (Some(main), second),
@@ -403,6 +439,7 @@ fn settle(
                 standby: standby
                     .as_ref()
                     .and_then(|(view, row, handles)| Some((Arc::clone(view), seat(*row, handles)?))),
+                counts: counts.get(worker).cloned(),
             });
         }
         views.push((known.id, shown));
@@ -411,5 +448,54 @@ fn settle(
     for (parcel, posts) in batch.parcels.iter_mut().zip(posts) {
         parcel.services.push((slot, posts));
     }
-    batch.prepared.push(Prepared { slot, views, faults, rows });
+    batch.prepared.push(Prepared { slot, views, faults, of_callers, rows, watched });
+}
+
+/// A canary to prepare, for the callers of the active version.
+#[derive(Clone)]
+pub(crate) struct CanaryOrder {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) callers: Vec<(Arc<Known>, Arc<View>)>,
+}
+
+/// A canary, prepared.
+pub(crate) struct Canary {
+    /// One for each worker.
+    pub(crate) cells: Vec<Cell>,
+    /// The views with their handles in the cells. Callers whom it failed are not among them: the active version answers.
+    pub(crate) views: Vec<(CallerId, Arc<View>, Vec<Handle>)>,
+    pub(crate) contrasts: Vec<(CallerId, Contrast)>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) bytes: usize,
+}
+
+/// Prepares the canary of an order, if its binding has one.
+pub(crate) fn prepare_canary(library: &Library, workers: usize, order: &CanaryOrder) -> Option<Canary> {
+    let candidate = order.snapshot.binding.candidate.as_ref().filter(|c| c.stage == Stage::Canary)?;
+    let bound = &candidate.bound;
+    let mut canary =
+        Canary { cells: Vec::new(), views: Vec::new(), contrasts: Vec::new(), faults: Vec::new(), bytes: 0 };
+    // One that was deleted meanwhile.
+    let compiled = library.get(&bound.version)?;
+    let callers = order.callers.iter().map(|(known, _)| known.as_ref()).collect();
+    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
+    let row = make_row(&compiled, workers, &[guest]);
+    let refused = row.refused.into_iter().flatten().next();
+    let whole = refused.is_some();
+    canary.faults.extend(refused);
+    canary.bytes = row.cells.iter().map(Cell::estimated_bytes).sum();
+    for ((known, active), seat) in order.callers.iter().zip(row.seats.into_iter().flatten()) {
+        match seat {
+            Ok(Seated { plans, handles }) => {
+                canary.contrasts.push((known.id, Contrast::of(&active.plans, &plans, &order.snapshot)));
+                let (snapshot, caller) = (Arc::clone(&order.snapshot), Arc::clone(&known.caller));
+                let view = View::new(snapshot, caller, plans, bound, Outcome::Ok);
+                canary.views.push((known.id, Arc::new(view), handles));
+            }
+            Err(fault) if !whole => canary.faults.push(fault),
+            Err(_) => {}
+        }
+    }
+    canary.cells = row.cells;
+    Some(canary)
 }

@@ -1,5 +1,8 @@
 //! The standard policies: ordinary components, built along with this crate and carried inside the binary.
 
+use meridian_model::names::PolicyVersion;
+use std::sync::OnceLock;
+
 /// A policy that every installation has.
 #[derive(Clone, Copy, Debug)]
 pub struct Standard {
@@ -31,6 +34,16 @@ pub const STANDARD: [Standard; 4] = [
     standard!("spillover", "As zone-fallback; other regions share the rest by headroom and round trip"),
     standard!("weighted", "Lookups split over versions, groups and tags by weight; blue-green"),
 ];
+
+/// The standard policy of this version, whatever it was uploaded as.
+#[must_use]
+pub fn standard_of(version: PolicyVersion) -> Option<&'static Standard> {
+    // Hashing all of them takes a millisecond.
+    static VERSIONS: OnceLock<Vec<(PolicyVersion, &'static Standard)>> = OnceLock::new();
+    let versions =
+        VERSIONS.get_or_init(|| STANDARD.iter().map(|s| (PolicyVersion::of(s.module), s)).collect());
+    versions.iter().find(|(known, _)| *known == version).map(|(_, standard)| *standard)
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! What the host counts, for metrics.
 
 use crate::fault::FaultKind;
+use crate::gate::CODES;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A moment's counters. Those without a unit in their name only grow, unless their description says "now".
@@ -40,8 +41,14 @@ pub struct HostStats {
     pub compiled: u64,
     /// Time spent compiling, in microseconds.
     pub compile_micros: u64,
-    /// Modules that the gate refused.
-    pub rejected: u64,
+    /// Modules that the gate refused, by code.
+    pub rejected: Vec<(&'static str, u64)>,
+    /// Compiling processes that were ended at a limit.
+    pub compilers_killed: u64,
+    /// Versions made runnable from disk, without compiling.
+    pub artefacts_used: u64,
+    /// Versions that can be run, now.
+    pub versions: u64,
     /// Evaluations off the hot path.
     pub evaluations: u64,
     /// Deliveries that were dropped because a worker made no lookups.
@@ -87,7 +94,9 @@ pub(crate) struct Counters {
     pub(crate) cells: AtomicU64,
     pub(crate) compiled: AtomicU64,
     pub(crate) compile_micros: AtomicU64,
-    pub(crate) rejected: AtomicU64,
+    pub(crate) rejected: [AtomicU64; CODES.len()],
+    pub(crate) compilers_killed: AtomicU64,
+    pub(crate) artefacts_used: AtomicU64,
     pub(crate) evaluations: AtomicU64,
     pub(crate) undelivered: AtomicU64,
     /// Counters of workers that left.
@@ -122,6 +131,7 @@ impl Counters {
         &self,
         workers: impl Iterator<Item = &'a WorkerCounters>,
         callers: usize,
+        versions: usize,
     ) -> HostStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = HostStats {
@@ -142,7 +152,10 @@ impl Counters {
             callers: callers as u64,
             compiled: get(&self.compiled),
             compile_micros: get(&self.compile_micros),
-            rejected: get(&self.rejected),
+            rejected: CODES.into_iter().zip(self.rejected.iter().map(get)).collect(),
+            compilers_killed: get(&self.compilers_killed),
+            artefacts_used: get(&self.artefacts_used),
+            versions: versions as u64,
             evaluations: get(&self.evaluations),
             undelivered: get(&self.undelivered),
         };

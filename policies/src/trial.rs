@@ -1,81 +1,447 @@
-//! A small made-up service that every module is tried on: two zones, every status, one endpoint under doubt.
+//! The trial: a module runs on its own test cases and on the corpus before anybody may bind it.
+//!
+//! A policy may refuse a config or a caller by its own words. It may not trap, use up its fuel, answer nonsense, or answer
+//! the same question in two ways.
 
-use meridian_model::binding::{Bound, Effective};
-use meridian_model::caller::Caller;
-use meridian_model::instance::{Instance, Lease, LeaseId, Owner, RECORD_FORMAT};
-use meridian_model::names::{BadName, PolicyVersion, ServiceKey};
-use meridian_model::registration::{DEFAULT_LEASE_TTL_SECONDS, Host, Registration, RenewBy};
-use meridian_model::snapshot::{Endpoint, Snapshot};
-use meridian_model::status::{CheckVerdict, Declared, Status};
-use meridian_model::time::UnixMillis;
+use crate::cell::{Cell, Handle};
+use crate::contract::{Caller, INTERFACE, Service};
+use crate::corpus::{self, Input};
+use crate::fault::{Fault, FaultKind};
+use crate::gate::Rejected;
+use crate::library::Compiled;
+use crate::limits::{PREPARE_FUEL, ROUTE_FUEL, TRIAL_CPU};
+use meridian_model::plan::{self, Plan};
+use meridian_model::policy::case::{Answered, Case};
+use meridian_model::policy::schema::Schema;
+use meridian_model::policy::shown;
+use meridian_model::selection::Words;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// The service and a caller in its first zone.
-pub(crate) fn service() -> Result<(Snapshot, Caller), BadName> {
-    let region: meridian_model::names::RegionName = "trial-1".parse()?;
-    let zones = ["trial-1a", "trial-1b"];
-    let statuses = [
-        ("a-1", 0, Status::Healthy, "stable"),
-        ("a-2", 0, Status::Healthy, "canary"),
-        ("a-3", 0, Status::Unhealthy, "stable"),
-        ("b-1", 1, Status::Healthy, "stable"),
-        ("b-2", 1, Status::Draining, "stable"),
-        ("b-3", 1, Status::Starting, "canary"),
-    ];
-    let mut endpoints = Vec::new();
-    for (id, zone, status, group) in statuses {
-        let instance = instance(id, zones.get(zone).copied().unwrap_or("trial-1a"), group)?;
-        endpoints.push(Endpoint::new(Arc::new(instance), status, id == "a-2", Arc::from([])));
-    }
-    let built_in =
-        Bound { policy: "trial".parse()?, version: PolicyVersion::of(b""), config: SmolStr::default() };
-    let snapshot = Snapshot {
-        key: ServiceKey::new("trial".parse()?, "orders-api".parse()?),
-        region: region.clone(),
-        slot: 0,
-        serial: 0,
-        index: 1,
-        endpoints,
-        binding: Arc::new(Effective::of(None, None, &built_in)),
-        draining_zones: Vec::new(),
-        ramp: meridian_model::remote::FULL_RAMP,
-        remotes: Vec::new(),
-        withheld: meridian_model::snapshot::Withheld::default(),
-    };
-    Ok((snapshot, Caller::in_zone(region, Some("trial-1a".parse()?))))
+/// Lookups that each view is asked.
+const ROUTES: u64 = 16;
+/// Lookups between two times that the same is asked.
+const BETWEEN: u64 = 1_000;
+/// Configs that the corpus is tried with: none, and those of the module's own cases.
+const MAX_CONFIGS: usize = 6;
+/// Characters of a config that a refusal shows.
+const SHOWN_OF_CONFIG: usize = 80;
+/// Configs that the largest service is tried with.
+const MAX_CONFIGS_LARGE: usize = 2;
+/// Samples whose median is told, and calls in each of them.
+const SAMPLES: usize = 15;
+const CALLS: u64 = 200;
+
+/// One check that was passed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// `size`, `component`, `sections`, `compiles`, `no-imports`, `world`, `test-cases`, `corpus`, `purity` or `time`.
+    pub name: SmolStr,
+    /// `passed`, or `none` where there was nothing to check.
+    pub outcome: SmolStr,
+    /// How long it took.
+    pub millis: u64,
+    /// On how many inputs.
+    pub inputs: u32,
 }
 
-fn instance(id: &str, zone: &str, group: &str) -> Result<Instance, BadName> {
-    let bad_host = BadName { kind: "host", grammar: "an IP address" };
-    let declared = Registration {
-        host: Host::parse("192.0.2.1").map_err(|_| bad_host)?,
-        port: 8080,
-        zone: zone.parse()?,
-        version: SmolStr::new_static("1.0.0"),
-        weight: 100,
-        deployment_group: SmolStr::new(group),
-        protocol: SmolStr::new_static("http"),
-        tags: vec![SmolStr::new_static("v1")],
-        metadata: BTreeMap::from([(SmolStr::new_static("team"), SmolStr::new_static("trial"))]),
-        status: Declared::Healthy,
-        lease_ttl_seconds: DEFAULT_LEASE_TTL_SECONDS,
-        renew_by: RenewBy::Heartbeat,
-        capacity: None,
-        health_check: None,
+/// What calls cost for a service of a size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Endpoints of the service.
+    pub endpoints: u32,
+    /// Of `open`, once per change of the service.
+    pub open_micros: u64,
+    /// Fuel of the same, of 50 million.
+    pub open_fuel: u64,
+    /// Of `admit`, once per distinct caller.
+    pub admit_micros: u64,
+    /// Fuel of the same.
+    pub admit_fuel: u64,
+    /// Of `plans`, likewise.
+    pub plans_micros: u64,
+    /// Fuel of the same.
+    pub plans_fuel: u64,
+    /// Of `route`, at every lookup: the median.
+    pub route_nanos: u64,
+    /// Fuel of the same, of 20,000.
+    pub route_fuel: u64,
+}
+
+/// What the trial showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Findings {
+    /// `answered`, or the words with which the policy refused an empty config.
+    pub(crate) trial: SmolStr,
+    pub(crate) checks: Vec<Check>,
+    pub(crate) costs: Vec<Cost>,
+}
+
+/// What a view gave.
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    /// Refused, by `open` or `admit`.
+    Words(SmolStr),
+    Plans(Vec<Plan>, Vec<u32>),
+}
+
+/// Told before each input, so that whoever watches knows what a process was at when it died.
+pub(crate) type Step<'a> = &'a mut dyn FnMut(&'static str, &str);
+
+/// Tries the module.
+pub(crate) fn run(
+    compiled: &Compiled,
+    cases: &[Case],
+    schema: Option<&Schema>,
+    step: Step<'_>,
+) -> Result<Findings, Rejected> {
+    let mut trial = Trial { compiled, step, begun: cpu_time(), check: "world", input: String::new() };
+    let mut findings = Findings::default();
+    let mut timed = |trial: &mut Trial<'_, '_>,
+                     check: &'static str,
+                     run: &mut dyn FnMut(&mut Trial<'_, '_>) -> Result<u32, Fault>| {
+        let begun = Instant::now();
+        trial.check = check;
+        let inputs = run(trial).map_err(|fault| trial.failed(&fault))?;
+        let outcome = if inputs == 0 { "none" } else { "passed" };
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        findings.checks.push(Check { name: check.into(), outcome: outcome.into(), millis, inputs });
+        Ok::<_, Rejected>(())
     };
-    Ok(Instance {
-        format: RECORD_FORMAT,
-        id: id.parse()?,
-        owner: Owner { issuer: SmolStr::default(), subject: SmolStr::default() },
-        declared,
-        lease: Lease { id: LeaseId(0), token_expires_at: None, expired_at: None },
-        check: CheckVerdict::Pending,
-        check_detail: SmolStr::default(),
-        registered_at: UnixMillis(0),
-        updated_at: UnixMillis(0),
-        reason: SmolStr::default(),
-        unknown: serde_json::Map::new(),
-    })
+    let (inputs, configs) = (corpus::inputs(), configs(cases));
+    let mut answers = Vec::new();
+    let mut costs = Vec::new();
+    timed(&mut trial, "world", &mut |trial| trial.cell("", "an instance").map(|_| 1))?;
+    timed(&mut trial, "test-cases", &mut |trial| trial.cases(cases, schema))?;
+    timed(&mut trial, "corpus", &mut |trial| trial.corpus(&inputs, &configs, &mut answers))?;
+    timed(&mut trial, "purity", &mut |trial| trial.purity(&inputs, &configs, &answers))?;
+    let first_that_answers = answers
+        .iter()
+        .position(|answers| answers.iter().flatten().any(|answer| matches!(answer, Answer::Plans(..))));
+    let config = first_that_answers.and_then(|at| configs.get(at)).cloned();
+    timed(&mut trial, "time", &mut |trial| match &config {
+        Some(config) => trial.time(config, &mut costs),
+        None => Ok(0),
+    })?;
+    findings.trial = match answers.first().and_then(|inputs| inputs.first()).and_then(|input| input.first()) {
+        Some(Answer::Words(words)) => words.clone(),
+        _ => "answered".into(),
+    };
+    findings.costs = costs;
+    Ok(findings)
+}
+
+/// Opens the policy with `config` over an ordinary service, for whoever wants to bind it.
+pub(crate) fn try_config(compiled: &Compiled, config: &str) -> Result<(), Fault> {
+    let (service, caller) = (corpus::ordinary(), corpus::neighbour());
+    let mut cell = Cell::new(compiled)?;
+    let router = cell.open(config, &Service::shown(&service))?;
+    consult(&mut cell, router, &service, &caller).map(|_| ())
+}
+
+/// The empty one first, then those of the cases, each once.
+fn configs(cases: &[Case]) -> Vec<String> {
+    let mut configs = vec![String::new()];
+    for config in cases.iter().map(Case::config) {
+        if configs.len() < MAX_CONFIGS && !configs.contains(&config) {
+            configs.push(config);
+        }
+    }
+    configs
+}
+
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
+}
+
+/// Key and entropy of the `n`th lookup.
+pub(crate) fn lookup(n: u64) -> (u64, u64) {
+    let words = Words::of(n);
+    (n % 2 * words.pick, words.route)
+}
+
+/// Admits the caller, checks the plans and asks the routes.
+pub(crate) fn consult(
+    cell: &mut Cell,
+    router: Handle,
+    service: &shown::Service,
+    caller: &shown::Caller,
+) -> Result<(Handle, Vec<Plan>), Fault> {
+    let view = cell.admit(router, &Caller::shown(caller, &service.region))?;
+    let plans = cell.plans(view)?;
+    let subsets = service.remotes.iter().map(|remote| remote.subsets.len());
+    plan::check(&plans, service.endpoints.len(), subsets)
+        .map_err(|nonsense| Fault::new(FaultKind::Plans, nonsense.to_string()))?;
+    Ok((view, plans))
+}
+
+pub(crate) fn route(
+    cell: &mut Cell,
+    view: Handle,
+    plans: usize,
+    key: u64,
+    entropy: u64,
+) -> Result<u32, Fault> {
+    let at = cell.route(view, key, entropy)?;
+    if (at as usize) < plans {
+        Ok(at)
+    } else {
+        Err(Fault::new(FaultKind::Route, format!("plan {at} of {plans}")))
+    }
+}
+
+fn routes(cell: &mut Cell, view: Handle, plans: usize) -> Result<Vec<u32>, Fault> {
+    let one = |n| {
+        let (key, entropy) = lookup(n);
+        route(cell, view, plans, key, entropy)
+    };
+    (0..ROUTES).map(one).collect()
+}
+
+/// The same, asked in the opposite order, which shows whoever counts.
+fn routes_backwards(cell: &mut Cell, view: Handle, plans: usize) -> Result<Vec<u32>, Fault> {
+    let mut routes = Vec::new();
+    for n in (0..ROUTES).rev() {
+        let (key, entropy) = lookup(n);
+        routes.push(route(cell, view, plans, key, entropy)?);
+    }
+    routes.reverse();
+    Ok(routes)
+}
+
+/// Words of `open` or `admit` are an answer here.
+fn or_words<T>(result: Result<T, Fault>) -> Result<Result<T, SmolStr>, Fault> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(fault) if matches!(fault.kind, FaultKind::Open | FaultKind::Admit) => {
+            Ok(Err(smol_str::format_smolstr!("{fault}")))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+fn impure(detail: &str) -> Fault {
+    let rule = "a policy must be a pure function of what it is shown";
+    Fault::new(FaultKind::Plans, format!("{detail}; {rule}"))
+}
+
+/// Runs one case in an instance of its own.
+pub(crate) fn judge(compiled: &Compiled, case: &Case, schema: Option<&Schema>) -> Result<(), Fault> {
+    let mut cell = Cell::new(compiled)?;
+    let wrong = |detail: String| Fault::new(FaultKind::Plans, detail);
+    let opened = or_words(cell.open(&case.config(), &Service::shown(&case.service)))?;
+    let consulted = match opened {
+        Ok(router) => or_words(consult(&mut cell, router, &case.service, &case.caller))?,
+        Err(words) => Err(words),
+    };
+    let (view, plans) = match consulted {
+        Err(words) => return case.judge(Answered::Words(&words)).map_err(wrong),
+        Ok(consulted) => consulted,
+    };
+    let at = route(&mut cell, view, plans.len(), case.key_hash(), Words::of(1).route)?;
+    case.judge(Answered::Plans(&plans, at as usize)).map_err(wrong)?;
+    // What the schema refuses could never be bound.
+    let empty = serde_json::json!({});
+    let config = if case.config.is_null() { &empty } else { &case.config };
+    match schema.and_then(|schema| schema.errors(config).into_iter().next()) {
+        Some(error) => {
+            Err(wrong(format!("its config is refused by the schema: {} {}", error.pointer, error.message)))
+        }
+        None => Ok(()),
+    }
+}
+
+struct Trial<'a, 's> {
+    compiled: &'a Compiled,
+    step: Step<'s>,
+    begun: Duration,
+    check: &'static str,
+    /// What is being tried, for people.
+    input: String,
+}
+
+impl Trial<'_, '_> {
+    fn failed(&self, fault: &Fault) -> Rejected {
+        if fault.detail.contains(INTERFACE) || fault.detail.starts_with("type mismatch") {
+            return Rejected::new("wrong-world", fault.to_string());
+        }
+        Rejected::trial(self.check, &self.input, fault)
+    }
+
+    /// A fresh instance, if there is time left for it.
+    fn cell(&mut self, config: &str, input: &str) -> Result<Cell, Fault> {
+        self.at(config, input)?;
+        Cell::new(self.compiled)
+    }
+
+    fn at(&mut self, config: &str, input: &str) -> Result<(), Fault> {
+        // What is wrong is told behind it, and a refusal is a few lines.
+        let config: String = config.chars().take(SHOWN_OF_CONFIG).collect();
+        self.input = if config.is_empty() { input.to_owned() } else { format!("{input}, config {config}") };
+        (self.step)(self.check, &self.input);
+        if cpu_time().saturating_sub(self.begun) > TRIAL_CPU {
+            let detail = format!("the trial took more than {} s of processor time", TRIAL_CPU.as_secs());
+            return Err(Fault::new(FaultKind::Time, detail));
+        }
+        Ok(())
+    }
+
+    fn cases(&mut self, cases: &[Case], schema: Option<&Schema>) -> Result<u32, Fault> {
+        for case in cases {
+            self.at("", &format!("case {:?}", case.name))?;
+            judge(self.compiled, case, schema)?;
+        }
+        Ok(count(cases.len()))
+    }
+
+    fn corpus(
+        &mut self,
+        inputs: &[Input],
+        configs: &[String],
+        answers: &mut Vec<Vec<Vec<Answer>>>,
+    ) -> Result<u32, Fault> {
+        let mut tried = 0;
+        for (n, config) in configs.iter().enumerate() {
+            let mut of_config = Vec::new();
+            for input in inputs {
+                let mut of_input = Vec::new();
+                if !input.is_large || n < MAX_CONFIGS_LARGE {
+                    let mut cell = self.cell(config, input.name)?;
+                    let router = or_words(cell.open(config, &Service::shown(&input.service)))?;
+                    for (name, caller) in &input.callers {
+                        tried += 1;
+                        self.at(config, &format!("{}, {name}", input.name))?;
+                        of_input.push(match &router {
+                            Ok(router) => answer(&mut cell, *router, &input.service, caller)?.0,
+                            Err(words) => Answer::Words(words.clone()),
+                        });
+                    }
+                }
+                of_config.push(of_input);
+            }
+            answers.push(of_config);
+        }
+        Ok(tried)
+    }
+
+    /// Everything again: in one other instance, in the opposite order, and after many lookups.
+    fn purity(
+        &mut self,
+        inputs: &[Input],
+        configs: &[String],
+        answers: &[Vec<Vec<Answer>>],
+    ) -> Result<u32, Fault> {
+        let mut tried = 0;
+        for (config, answers) in configs.iter().zip(answers) {
+            let mut cell = self.cell(config, "another instance")?;
+            let mut views = Vec::new();
+            let small = || inputs.iter().zip(answers).filter(|(input, _)| !input.is_large);
+            // The first one comes twice: what another service leaves behind may show only then.
+            for (input, before) in small().rev().chain(small().rev().take(1)) {
+                self.at(config, input.name)?;
+                let router = or_words(cell.open(config, &Service::shown(&input.service)))?;
+                for ((name, caller), before) in input.callers.iter().zip(before).rev() {
+                    tried += 1;
+                    self.at(config, &format!("{}, {name}", input.name))?;
+                    let (now, view) = match &router {
+                        Ok(router) => answer(&mut cell, *router, &input.service, caller)?,
+                        Err(words) => (Answer::Words(words.clone()), None),
+                    };
+                    if now != *before {
+                        return Err(impure("another instance, in another order, gave another answer"));
+                    }
+                    if let (Some(view), Answer::Plans(plans, routes)) = (view, now) {
+                        views.push((input.name, *name, view, plans.len(), routes));
+                    }
+                }
+            }
+            if let Some((_, _, view, plans, _)) = views.first() {
+                self.at(config, "many lookups")?;
+                for n in 0..BETWEEN {
+                    let (key, entropy) = lookup(n);
+                    route(&mut cell, *view, *plans, key, entropy)?;
+                }
+            }
+            for (input, caller, view, plans, before) in &views {
+                self.at(config, &format!("{input}, {caller}"))?;
+                if routes(&mut cell, *view, *plans)? != *before {
+                    return Err(impure("after other lookups, the same key and entropy gave another plan"));
+                }
+            }
+        }
+        Ok(tried)
+    }
+
+    fn time(&mut self, config: &str, costs: &mut Vec<Cost>) -> Result<u32, Fault> {
+        let micros = |begun: Instant| u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        for (endpoints, service) in corpus::timed() {
+            let mut cell = self.cell(config, &format!("{endpoints} endpoints"))?;
+            let shown = Service::shown(&service);
+            let begun = Instant::now();
+            let Ok(router) = or_words(cell.open(config, &shown))? else { continue };
+            let (open_micros, open_fuel) = (micros(begun), PREPARE_FUEL - cell.fuel_left().min(PREPARE_FUEL));
+            let caller = corpus::neighbour();
+            let begun = Instant::now();
+            let Ok(view) = or_words(cell.admit(router, &Caller::shown(&caller, &service.region)))? else {
+                continue;
+            };
+            let (admit_micros, admit_fuel) =
+                (micros(begun), PREPARE_FUEL - cell.fuel_left().min(PREPARE_FUEL));
+            let begun = Instant::now();
+            let plans = cell.plans(view)?.len();
+            let (plans_micros, plans_fuel) =
+                (micros(begun), PREPARE_FUEL - cell.fuel_left().min(PREPARE_FUEL));
+            let mut samples = [0u64; SAMPLES];
+            let mut route_fuel = 0;
+            for (sample, first) in samples.iter_mut().zip((0..).step_by(CALLS as usize)) {
+                let begun = Instant::now();
+                for n in first..first + CALLS {
+                    let (key, entropy) = lookup(n);
+                    route(&mut cell, view, plans, key, entropy)?;
+                    route_fuel = route_fuel.max(ROUTE_FUEL - cell.fuel_left().min(ROUTE_FUEL));
+                }
+                *sample = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX) / CALLS;
+            }
+            samples.sort_unstable();
+            costs.push(Cost {
+                endpoints: count(endpoints),
+                open_micros,
+                open_fuel,
+                admit_micros,
+                admit_fuel,
+                plans_micros,
+                plans_fuel,
+                route_nanos: samples.get(SAMPLES / 2).copied().unwrap_or(0),
+                route_fuel,
+            });
+        }
+        Ok(count(costs.len()))
+    }
+}
+
+/// Asks everything twice, so that a policy that counts its calls shows it.
+fn answer(
+    cell: &mut Cell,
+    router: Handle,
+    service: &shown::Service,
+    caller: &shown::Caller,
+) -> Result<(Answer, Option<Handle>), Fault> {
+    let (view, plans) = match or_words(consult(cell, router, service, caller))? {
+        Ok(consulted) => consulted,
+        Err(words) => return Ok((Answer::Words(words), None)),
+    };
+    let first = routes(cell, view, plans.len())?;
+    if routes_backwards(cell, view, plans.len())? != first {
+        return Err(impure("the same key and entropy gave two plans"));
+    }
+    Ok((Answer::Plans(plans, first), Some(view)))
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -84,6 +84,8 @@ pub struct View {
     pub policy: PolicyName,
     /// Its version.
     pub version: PolicyVersion,
+    /// What it was opened with: the same version may stand twice in a binding.
+    pub(crate) config: SmolStr,
     /// Whose answer it is.
     pub outcome: Outcome,
     /// Of the snapshot, which is then not touched by lookups.
@@ -111,6 +113,7 @@ impl View {
             plans,
             policy: bound.policy.clone(),
             version: bound.version,
+            config: bound.config.clone(),
             outcome,
             native: OnceLock::new(),
             fingerprint: OnceLock::new(),
@@ -128,14 +131,24 @@ impl View {
 
     /// The same plans with another outcome.
     pub(crate) fn with_outcome(&self, outcome: Outcome) -> Self {
+        self.but(Arc::clone(&self.plans), outcome)
+    }
+
+    /// The same with other plans.
+    pub(crate) fn with_plans(&self, plans: Arc<ReadyPlans>) -> Self {
+        self.but(plans, self.outcome.clone())
+    }
+
+    fn but(&self, plans: Arc<ReadyPlans>, outcome: Outcome) -> Self {
         Self {
             serial: self.serial,
-            quick: Quick::of(&self.plans),
+            quick: Quick::of(&plans),
             snapshot: Arc::clone(&self.snapshot),
             caller: Arc::clone(&self.caller),
-            plans: Arc::clone(&self.plans),
+            plans,
             policy: self.policy.clone(),
             version: self.version,
+            config: self.config.clone(),
             outcome,
             native: OnceLock::new(),
             fingerprint: OnceLock::new(),

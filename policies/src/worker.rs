@@ -1,22 +1,26 @@
 //! The side of the host that answers lookups: one worker per thread, with cells that no other thread touches.
 
 use crate::callers::{CallerId, Memory};
+use crate::canary::Split;
 use crate::cell::{Cell, Handle};
 use crate::clerk::{Command, Remains};
 use crate::fault::{Fault, FaultKind};
 use crate::host::Shared;
-use crate::inbox::{Inbox, Mail, News};
+use crate::inbox::{CanaryParcel, Inbox, Mail, News};
 use crate::limits::{COLD_WAIT, MAX_VIEWS};
+use crate::observation::Counts;
 use crate::pick::Routed;
 use crate::preparation::{Parcel, Post};
+use crate::shadow::{Log, Sample};
 use crate::stats::WorkerCounters;
 use crate::view::View;
-use meridian_model::binding::{Bound, Effective};
+use meridian_model::binding::{Bound, Effective, Stage};
 use meridian_model::names::{RegionName, ZoneName};
 use meridian_model::plan::ReadyPlans;
 use meridian_model::selection::Words;
 use meridian_model::snapshot::Snapshot;
 use smol_str::format_smolstr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -36,6 +40,8 @@ pub struct Worker {
     cells: Cells,
     /// What answered last where there was no room to keep it.
     scratch: Option<Arc<View>>,
+    /// Lookups that shadows are to be asked.
+    samples: Arc<Log>,
 }
 
 /// What a worker holds of one service: a desk for each caller, in the order of their numbers. Every pointer between a
@@ -53,6 +59,52 @@ struct Desk {
     standby: Option<Box<(Arc<View>, Seat)>>,
     /// Made by this worker because nothing was there, and when the real one was asked for.
     stopgap: Option<Instant>,
+    /// What a binding needs that is observed. Most are not.
+    trial: Option<Box<Trial>>,
+}
+
+/// Where lookups are counted, and parted from a canary.
+struct Trial {
+    counts: Arc<Counts>,
+    /// Lookups are noted for a shadow.
+    shadowed: bool,
+    canary: Option<Canary>,
+}
+
+/// Where a canary answers.
+struct Canary {
+    bound: Bound,
+    split: Split,
+    view: Arc<View>,
+    seat: Seat,
+    /// The identity of what a caller without key gets from both sides.
+    whole: u128,
+}
+
+impl Canary {
+    /// Whether a lookup is its own by the newest binding, also where the service has yet to be prepared for that.
+    fn takes(&self, newest: &Snapshot, prepared: &View, words: Words) -> bool {
+        if newest.serial == prepared.serial {
+            return self.split.takes(words);
+        }
+        is_canary_of(newest, &self.bound) && Split::of(newest).is_some_and(|split| split.takes(words))
+    }
+}
+
+/// What answers a lookup: a caller's place at the service, whose view, and the plan in it.
+#[derive(Clone, Copy)]
+struct Found {
+    place: usize,
+    side: Side,
+    plan: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Active,
+    Canary,
+    /// What was left in [`Worker::scratch`].
+    Scratch,
 }
 
 #[derive(Clone, Copy)]
@@ -97,7 +149,7 @@ impl Pending {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, number: usize, inbox: Arc<Inbox>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, number: usize, inbox: Arc<Inbox>, samples: Arc<Log>) -> Self {
         let counters = Arc::new(WorkerCounters::default());
         shared.joined(number, &counters);
         Self {
@@ -109,6 +161,7 @@ impl Worker {
             services: Vec::new(),
             cells: Cells::default(),
             scratch: None,
+            samples,
         }
     }
 
@@ -141,8 +194,11 @@ impl Worker {
         }
         let words = Words::of(key.unwrap_or(seed));
         let routed = self.route(snapshot, caller, key, words);
-        match routed.and_then(|(place, plan)| Some((self.desk(snapshot.slot, place)?, plan))) {
-            Some((desk, plan)) => Lookup::Routed(Routed::new(&desk.view, plan, key, words)),
+        match routed.and_then(|found| Some((self.view(snapshot.slot, found)?, found.plan))) {
+            Some((view, plan)) => {
+                let whole = routed.and_then(|found| self.whole(snapshot.slot, found));
+                Lookup::Routed(Routed::new(view, plan, key, words).identified(whole))
+            }
             None => {
                 self.counters.cold.add(1);
                 Lookup::Cold(self.shared.ask(self.number, snapshot, caller))
@@ -160,17 +216,27 @@ impl Worker {
     ) -> Routed<'_> {
         self.tend();
         let words = Words::of(key.unwrap_or(seed));
-        let (place, plan) = match self.route(snapshot, caller, key, words) {
-            Some((place, plan)) => (Some(place), plan),
-            None => (self.stop_gap(snapshot, caller), 0),
+        let found = match self.route(snapshot, caller, key, words) {
+            Some(found) => Some(found),
+            None => {
+                let place = self.stop_gap(snapshot, caller);
+                place.map(|place| Found { place, side: Side::Active, plan: 0 })
+            }
         };
-        let warm = self.services.get(snapshot.slot as usize);
-        let desk = place.and_then(|place| warm.and_then(|w| w.desks.get(place)));
-        let view = match desk {
-            Some(desk) => &desk.view,
-            None => self.scratch.insert(self.shared.warming(snapshot, caller)),
-        };
-        Routed::new(view, plan, key, words)
+        let plan = found.map_or(0, |found| found.plan);
+        if found.is_none_or(|found| self.view(snapshot.slot, found).is_none()) {
+            let view = self.scratch.insert(self.shared.warming(snapshot, caller));
+            return Routed::new(view, 0, key, words);
+        }
+        let desk = found.and_then(|found| self.view(snapshot.slot, found));
+        let view = desk.or(self.scratch.as_ref());
+        #[allow(
+            clippy::expect_used,
+            reason = "looked at two lines above; borrows cannot be returned from within a branch"
+        )]
+        let view = view.expect("a view that was there a moment ago");
+        let whole = found.and_then(|found| self.whole(snapshot.slot, found));
+        Routed::new(view, plan, key, words).identified(whole)
     }
 
     /// Takes what the preparers have made ready and gives back what is no longer needed. Lookups do it too; a thread that
@@ -188,6 +254,7 @@ impl Worker {
             match news {
                 News::Prepared(parcel) => self.unpack(parcel, &mut remains),
                 News::Forget(slot) => self.forget(slot, &mut remains),
+                News::Canary(parcel) => self.unpack_canary(parcel, &mut remains),
             }
         }
         if !lost.is_empty() {
@@ -196,12 +263,24 @@ impl Worker {
         self.shared.bury(remains);
     }
 
+    /// The identity of an answer without key where a canary takes part.
     #[inline]
-    fn desk(&self, slot: u32, place: usize) -> Option<&Desk> {
-        self.services.get(slot as usize)?.desks.get(place)
+    fn whole(&self, slot: u32, found: Found) -> Option<u128> {
+        let desk = self.services.get(slot as usize)?.desks.get(found.place)?;
+        Some(desk.trial.as_ref()?.canary.as_ref()?.whole)
     }
 
-    /// The caller's place at the service, and the plan that answers.
+    #[inline]
+    fn view(&self, slot: u32, found: Found) -> Option<&Arc<View>> {
+        let desk = self.services.get(slot as usize)?.desks.get(found.place)?;
+        match found.side {
+            Side::Active => Some(&desk.view),
+            Side::Canary => Some(&desk.trial.as_ref()?.canary.as_ref()?.view),
+            Side::Scratch => self.scratch.as_ref(),
+        }
+    }
+
+    /// What answers this caller.
     #[inline]
     fn route(
         &mut self,
@@ -209,23 +288,88 @@ impl Worker {
         caller: CallerId,
         key: Option<u64>,
         words: Words,
-    ) -> Option<(usize, usize)> {
+    ) -> Option<Found> {
         let warm = self.services.get(snapshot.slot as usize)?;
         let place = warm.place(caller)?;
         let desk = warm.desks.get(place)?;
         self.counters.lookups.add(1);
         desk.view.mark_used();
+        if desk.trial.is_some() {
+            return self.route_observed(snapshot, caller, place, key, words);
+        }
+        let plan = self.route_active(snapshot, caller, place, key, words)?;
+        Some(Found { place, side: Side::Active, plan })
+    }
+
+    /// The active version's plan.
+    #[inline]
+    fn route_active(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        caller: CallerId,
+        place: usize,
+        key: Option<u64>,
+        words: Words,
+    ) -> Option<usize> {
+        let desk = self.services.get(snapshot.slot as usize)?.desks.get(place)?;
         let Some(seat) = desk.seat else {
             if desk.stopgap.is_some() {
                 self.still_warming(snapshot, caller, place);
             }
             // The native fallback has one plan.
-            return Some((place, 0));
+            return Some(0);
         };
         self.counters.calls.add(1);
         match self.cells.route(seat, &desk.view.plans, key, words) {
-            Ok(plan) => Some((place, plan)),
-            Err(failure) => Some((place, self.fall(snapshot, place, failure, key, words))),
+            Ok(plan) => Some(plan),
+            Err(failure) => Some(self.fall(snapshot, place, failure, key, words)),
+        }
+    }
+
+    /// Counts the lookup, and lets the canary answer if it is its turn.
+    fn route_observed(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        caller: CallerId,
+        place: usize,
+        key: Option<u64>,
+        words: Words,
+    ) -> Option<Found> {
+        let desk = self.services.get_mut(snapshot.slot as usize)?.desks.get_mut(place)?;
+        let trial = desk.trial.as_mut()?;
+        trial.counts.lookups.add(1);
+        let mut failed = None;
+        if let Some(canary) = trial.canary.as_ref().filter(|canary| canary.takes(snapshot, &desk.view, words))
+        {
+            trial.counts.canary.add(1);
+            self.counters.calls.add(1);
+            match self.cells.route(canary.seat, &canary.view.plans, key, words) {
+                Ok(plan) => return Some(Found { place, side: Side::Canary, plan }),
+                Err(failure) => {
+                    self.shared.send(report(snapshot.slot, &canary.view, &failure));
+                    failed = Some(failure.fault);
+                    let mut remains = Remains::default();
+                    if let Some(canary) = trial.canary.take() {
+                        canary.leave(&mut self.cells, &mut remains);
+                    }
+                    self.shared.bury(remains);
+                }
+            }
+        }
+        let shadowed = trial.shadowed;
+        let plan = self.route_active(snapshot, caller, place, key, words)?;
+        let desk = self.services.get(snapshot.slot as usize)?.desks.get(place)?;
+        if shadowed {
+            let (slot, serial) = (snapshot.slot, desk.view.serial);
+            let plan = u32::try_from(plan).unwrap_or(u32::MAX);
+            self.samples.note(Sample { slot, caller, key, words, plan, serial });
+        }
+        match failed {
+            Some(fault) if desk.view.outcome == crate::view::Outcome::Ok => {
+                self.scratch = Some(Arc::new(desk.view.after(&fault)));
+                Some(Found { place, side: Side::Scratch, plan })
+            }
+            _ => Some(Found { place, side: Side::Active, plan }),
         }
     }
 
@@ -296,7 +440,7 @@ impl Worker {
         let place =
             warm.desks.binary_search_by_key(&caller, |desk| desk.caller).unwrap_or_else(|place| place);
         let stopgap = Some(Instant::now());
-        warm.desks.insert(place, Desk { caller, view, seat: None, standby: None, stopgap });
+        warm.desks.insert(place, Desk { caller, view, seat: None, standby: None, stopgap, trial: None });
         Some(place)
     }
 
@@ -311,6 +455,8 @@ impl Worker {
     fn unpack(&mut self, parcel: Parcel, remains: &mut Remains) {
         let housed: Vec<u32> = parcel.cells.into_iter().map(|cell| self.cells.house(cell)).collect();
         for (slot, mut posts) in parcel.services {
+            // A canary goes on until it has been prepared anew: its keys stay its own.
+            let mut canaries = self.take_canaries(slot);
             self.forget(slot, remains);
             posts.sort_unstable_by_key(|post| post.caller);
             let cells = &mut self.cells;
@@ -319,17 +465,59 @@ impl Worker {
                 cells.enter(cell);
                 Some(Seat { cell, handle: seat.handle })
             };
-            let desk = |Post { caller, view, seat, standby }: Post| {
+            let desk = |Post { caller, view, seat, standby, counts }: Post| {
                 let seat = seat.and_then(&mut enter);
                 let standby = standby.and_then(|(view, seat)| Some(Box::new((view, enter(seat)?))));
-                Desk { caller, view, seat, standby, stopgap: None }
+                let candidate = view.snapshot.binding.candidate.as_ref();
+                let shadowed = candidate.is_some_and(|c| c.stage == Stage::Shadow);
+                let kept = canaries.get(&caller).is_some_and(|canary| is_wanted(canary, &view));
+                let canary = if kept { canaries.remove(&caller) } else { None };
+                let split = Split::of(&view.snapshot);
+                let canary = canary.zip(split).map(|(canary, split)| Canary { split, ..canary });
+                let trial = counts.map(|counts| Box::new(Trial { counts, shadowed, canary }));
+                Desk { caller, view, seat, standby, stopgap: None, trial }
             };
             let desks = posts.into_iter().map(desk).collect();
             *self.service_mut(slot) = Warm { desks };
+            for canary in canaries.into_values() {
+                canary.leave(&mut self.cells, remains);
+            }
         }
         for cell in housed {
             self.cells.clear_if_empty(cell, remains);
         }
+    }
+
+    /// Puts a canary beside what was prepared of a service.
+    fn unpack_canary(&mut self, parcel: CanaryParcel, remains: &mut Remains) {
+        let CanaryParcel { slot, cell, views } = parcel;
+        let housed = self.cells.house(cell);
+        let Some(warm) = self.services.get_mut(slot as usize) else {
+            return self.cells.clear_if_empty(housed, remains);
+        };
+        for (caller, view, handle, whole) in views {
+            let Some(desk) = warm.place(caller).and_then(|place| warm.desks.get_mut(place)) else { continue };
+            let Some(trial) = &mut desk.trial else { continue };
+            let candidate = view.snapshot.binding.candidate.as_ref();
+            let Some(bound) = candidate.map(|candidate| candidate.bound.clone()) else { continue };
+            // How lookups are parted is what the service's newest preparation says, not what this one began with.
+            let Some(split) = Split::of(&desk.view.snapshot) else { continue };
+            let canary = Canary { bound, split, view, whole, seat: Seat { cell: housed, handle } };
+            // The binding may have changed while it was being prepared.
+            if is_wanted(&canary, &desk.view) {
+                self.cells.enter(housed);
+                if let Some(former) = trial.canary.replace(canary) {
+                    former.leave(&mut self.cells, remains);
+                }
+            }
+        }
+        self.cells.clear_if_empty(housed, remains);
+    }
+
+    fn take_canaries(&mut self, slot: u32) -> BTreeMap<CallerId, Canary> {
+        let Some(warm) = self.services.get_mut(slot as usize) else { return BTreeMap::new() };
+        let desks = warm.desks.iter_mut();
+        desks.filter_map(|desk| Some((desk.caller, desk.trial.as_mut()?.canary.take()?))).collect()
     }
 
     fn forget(&mut self, slot: u32, remains: &mut Remains) {
@@ -342,6 +530,9 @@ impl Worker {
             if let Some((view, seat)) = desk.standby.map(|standby| *standby) {
                 remains.views.push(view);
                 self.cells.leave(seat, remains);
+            }
+            if let Some(canary) = desk.trial.and_then(|trial| trial.canary) {
+                canary.leave(&mut self.cells, remains);
             }
         }
     }
@@ -357,6 +548,23 @@ impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("number", &self.number).finish_non_exhaustive()
     }
+}
+
+impl Canary {
+    fn leave(self, cells: &mut Cells, remains: &mut Remains) {
+        remains.views.push(self.view);
+        cells.leave(self.seat, remains);
+    }
+}
+
+/// Whether the binding in force still has this canary.
+fn is_wanted(canary: &Canary, active: &View) -> bool {
+    is_canary_of(&active.snapshot, &canary.bound) && Split::of(&active.snapshot).is_some()
+}
+
+fn is_canary_of(snapshot: &Snapshot, bound: &Bound) -> bool {
+    let candidate = snapshot.binding.candidate.as_ref();
+    candidate.is_some_and(|c| c.stage == Stage::Canary && c.bound == *bound)
 }
 
 impl Warm {
@@ -437,11 +645,14 @@ impl Cells {
     }
 }
 
+/// The same version may stand in a binding with two configs.
+fn is_of(view: &View, bound: &Bound) -> bool {
+    view.version == bound.version && view.policy == bound.policy && view.config == bound.config
+}
+
 /// What the clerk must know of a failure: which policy is to rest, or only that the service lost its cell.
 fn report(slot: u32, view: &View, failure: &Failure) -> Command {
-    let binding = &view.snapshot.binding;
-    let mut bound = std::iter::once(&binding.active).chain(&binding.last_good);
-    let culprit: Option<Bound> =
-        bound.find(|b| b.version == view.version && b.policy == view.policy && failure.own).cloned();
+    let mut bound = view.snapshot.binding.versions();
+    let culprit: Option<Bound> = bound.find(|b| is_of(view, b) && failure.own).cloned();
     Command::Failed { slot, culprit, fault: failure.fault.clone() }
 }

@@ -10,7 +10,7 @@
 mod support;
 
 use meridian_model::status::Status;
-use meridian_policies::{Host, HostConfig, Lookup, Outcome, Pick, STANDARD};
+use meridian_policies::{Carried, Host, HostConfig, Lookup, Outcome, Pick, STANDARD};
 use std::sync::Arc;
 use support::guests::{Guest, LOOP, MEMORY_BOMB, REFUSE, STACK_BOMB, TRAP};
 use support::{bound, caller_in, effective, healthy, snapshot, until, warm};
@@ -60,6 +60,30 @@ async fn all_standard_policies_pass_the_gate_like_anyone_else() {
             host.check(standard.module).unwrap_or_else(|error| panic!("{}: {error}", standard.name));
         assert!(report.size_bytes > 0);
         host.load_standard(standard).unwrap();
+    }
+}
+
+#[test]
+fn what_standard_policies_carry_agrees_with_them() {
+    for standard in &STANDARD {
+        let carried = Carried::read(standard.module).unwrap();
+        assert_eq!(carried.description(), Some(standard.description));
+        assert!(carried.cases() >= 3, "{}", standard.name);
+        let documented = match standard.name {
+            "canary" => {
+                r#"{"percent": 10.5, "canary": {"tag": "v2"}, "salt": "s", "locality": {"regionFallback": "never"},
+                    "callers": [{"label": "team", "value": "x", "side": "stable"}]}"#
+            }
+            "weighted" => {
+                r#"{"weights": {"tag:v2": 60, "group:x": 0}, "unmatchedWeight": 1, "zeroWeight": "never"}"#
+            }
+            "spillover" => r#"{"roundTripHalfMs": 20, "overprovisioningFactor": 2}"#,
+            _ => r#"{"regionFallback": "whenEmpty", "overprovisioningFactor": 1.4}"#,
+        };
+        for config in ["", "{}", documented] {
+            assert_eq!(carried.config_errors(config), [], "{}: {config}", standard.name);
+        }
+        assert!(!carried.config_errors(r#"{"nonsense": 1}"#).is_empty(), "{}", standard.name);
     }
 }
 

@@ -30,7 +30,7 @@ fn demanding(policy: &str) -> &'static str {
 
 #[tokio::test]
 async fn every_standard_policy_opens_five_thousand_endpoints() {
-    let host = Host::start(HostConfig { router_cache_bytes: 1 << 30 }).unwrap();
+    let host = Host::start(HostConfig { router_cache_bytes: 1 << 30, ..HostConfig::default() }).unwrap();
     let mut worker = host.worker();
     let mut slot = 0;
     for standard in &STANDARD {

@@ -127,7 +127,7 @@ async fn main() {
     let id = "g".parse().unwrap();
     let mut watch = registry.watch(None);
     assert!(matches!(watch.recv().await, Some(Event::Reset { .. })));
-    let leases: Vec<_> = (0..10_000).map(|n| LeaseId(n * 7919)).collect();
+    let leases: Vec<_> = (0..10_000).map(|n| LeaseId(n * 7919).into()).collect();
     let (own, theirs) = (cpu(std::process::id()), cpu(etcd.pid().unwrap()));
     let mut worst = Duration::ZERO;
     let mut clock = tokio::time::interval(Duration::from_secs(1));

@@ -25,6 +25,8 @@ pub enum Key {
     Policy(PolicyName, PolicyVersion),
     /// Operators want a region spared, or one of its zones.
     Drain(RegionName, Option<ZoneName>),
+    /// What a service's instances carry together, as they report it.
+    Load(ServiceKey),
     /// A live gateway; ephemeral.
     Member(GatewayId),
     /// The newest batch of heartbeats that a gateway took; ephemeral.
@@ -55,6 +57,7 @@ impl Key {
             Self::Policy(name, version) => format!("state/policies/{name}/{}", version.hex()),
             Self::Drain(region, Some(zone)) => format!("state/drains/{region}/{zone}"),
             Self::Drain(region, None) => format!("state/drains/{region}/{WHOLE_REGION}"),
+            Self::Load(service) => format!("state/loads/{}/{}", service.namespace, service.service),
             Self::Member(id) => format!("state/members/{id}"),
             Self::Beats(id) => format!("state/beats/{id}"),
             Self::History(at, random) => format!("history/{:020}-{random:08x}", at.0),
@@ -91,6 +94,9 @@ impl Key {
                     WHOLE_REGION => Self::Drain(region, None),
                     zone => Self::Drain(region, Some(zone.parse().ok()?)),
                 }
+            }
+            ("state", "loads") => {
+                Self::Load(ServiceKey::new(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
             }
             ("state", "members") => Self::Member(parts.next()?.parse().ok()?),
             ("state", "beats") => Self::Beats(parts.next()?.parse().ok()?),

@@ -35,6 +35,7 @@ fn key() -> impl Strategy<Value = Key> {
         (label::<PolicyName>(), any::<[u8; 4]>())
             .prop_map(|(name, m)| Key::Policy(name, PolicyVersion::of(&m))),
         (label(), proptest::option::of(label())).prop_map(|(region, zone)| Key::Drain(region, zone)),
+        (label(), label()).prop_map(|(namespace, service)| Key::Load(ServiceKey::new(namespace, service))),
         id::<GatewayId>().prop_map(Key::Member),
         id::<GatewayId>().prop_map(Key::Beats),
         (any::<u64>(), any::<u32>()).prop_map(|(at, random)| Key::History(UnixMillis(at), random)),
@@ -67,7 +68,7 @@ proptest! {
 
     #[test]
     fn what_looks_like_a_key_has_one_text(
-        text in "(state|history)/(region|incarnation|instances|bindings|policies|members|beats)?/?[a-zA-Z0-9_:@./+-]{0,40}"
+        text in "(state|history)/(region|incarnation|instances|bindings|policies|loads|members|beats)?/?[a-zA-Z0-9_:@./+-]{0,40}"
     ) {
         prop_assert!(Key::decode(&text).is_none_or(|key| key.encode() == text));
     }

@@ -24,6 +24,10 @@
 //! assert_eq!(asked.tiers(), [["a-1", "b-1"]]);
 //! ```
 
+mod cases;
+
+pub use cases::cases;
+
 use crate::bindings::routing as wire;
 use crate::caller::Caller;
 use crate::guest::{Admitted, Opened};

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Longer than any bounded wait of the gateway but that of watches.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// A module may cost seconds of processor time before it is refused, on a machine that is busy with other tests.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Speaks to one gateway, as one bearer.
 #[derive(Clone)]
@@ -184,6 +186,9 @@ impl Client {
         }
         if let Some(body) = body {
             request = request.body(body);
+        }
+        if headers.contains(&("content-type", "application/wasm")) {
+            request = request.timeout(UPLOAD_TIMEOUT);
         }
         let mut map = HeaderMap::new();
         for (name, value) in headers {

@@ -191,6 +191,19 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Memory of the process that is resident, in KiB, from `/proc`.
+    ///
+    /// # Panics
+    /// Where there is no such place.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status =
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}; this test needs Linux"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// All that it has logged.
     #[must_use]
     pub fn log(&self) -> String {

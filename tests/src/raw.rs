@@ -34,10 +34,26 @@ pub async fn exchange(
     }
     request.extend_from_slice(b"\r\n");
     request.extend_from_slice(body);
-    let bytes = tokio::time::timeout(TIMEOUT, send(address, &request)).await.map_err(io::Error::other)??;
     let shown: String = target.chars().take(120).collect();
-    parse(&bytes, format!("{method} {shown}"))
+    spoken(address, &request, &format!("{method} {shown}")).await
+}
+
+/// Sends bytes as they are, and reads the first answer until the connection closes. `asked` is for messages.
+///
+/// # Errors
+/// Where no whole answer came in time.
+pub async fn spoken(address: SocketAddr, request: &[u8], asked: &str) -> io::Result<Answer> {
+    let bytes = heard(address, request).await?;
+    parse(&bytes, asked.to_owned())
         .ok_or_else(|| io::Error::other(format!("no HTTP answer: {:?}", String::from_utf8_lossy(&bytes))))
+}
+
+/// Sends bytes as they are, and returns all that comes back until the connection closes.
+///
+/// # Errors
+/// Where it did not close in time, or was reset before anything came.
+pub async fn heard(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
+    tokio::time::timeout(TIMEOUT, send(address, request)).await.map_err(io::Error::other)?
 }
 
 async fn send(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {

@@ -13,14 +13,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Let a policy answer for a service, or for a namespace
+/// Let a policy answer for a service, or for a namespace, or try it there
 ///
 /// Takes effect at every gateway of the region within a second. The policy that answered before is kept as last good: it
-/// answers wherever the new one fails.
+/// answers wherever the new one fails. With --stage shadow the policy is asked beside the one that answers, and changes
+/// no answer; with --stage canary it answers a percentage of the lookups. `meridian policy diff` shows what it would
+/// change, `promote` lets it answer, `rollback` gives it up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     meridian policy bind orders-api canary --config '{\"percent\": 10}'\n  \
     meridian policy bind orders-api canary --config @canary.json --label x-canary\n  \
+    meridian policy bind orders-api my-policy --stage shadow\n  \
+    meridian policy bind orders-api my-policy --stage canary --percent 5\n  \
     meridian policy bind _default zone-fallback --namespace staging --regions eu-west-1,us-east-1")]
 pub(crate) struct Arguments {
     /// Service, or _default for every service of the namespace that has no binding of its own
@@ -33,6 +37,12 @@ pub(crate) struct Arguments {
     /// JSON that the policy is opened with, or @FILE
     #[arg(long, value_name = "JSON|@FILE")]
     config: Option<ConfigSource>,
+    /// How it takes part: active answers, shadow is only asked, canary answers --percent of the lookups
+    #[arg(long, value_enum, default_value = "active")]
+    stage: Stage,
+    /// Of a canary: the part of the lookups that it answers, 0 to 100
+    #[arg(long, value_name = "N", required_if_eq("stage", "canary"))]
+    percent: Option<f64>,
     /// Namespace
     #[arg(long, default_value = "default")]
     namespace: Namespace,
@@ -44,9 +54,26 @@ pub(crate) struct Arguments {
     regions: Option<Regions>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stage {
+    Active,
+    Shadow,
+    Canary,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Shadow => "shadow",
+            Self::Canary => "canary",
+        }
+    }
+}
+
 /// What a binding is for.
 #[derive(Debug, Clone)]
-enum Place {
+pub(crate) enum Place {
     Service(ServiceName),
     Namespace,
 }
@@ -70,7 +97,7 @@ impl fmt::Display for Place {
 
 /// Where a config comes from.
 #[derive(Debug, Clone, PartialEq)]
-enum ConfigSource {
+pub(crate) enum ConfigSource {
     File(PathBuf),
     Inline(Value),
 }
@@ -95,7 +122,7 @@ fn object(text: &str) -> Result<Value, String> {
 }
 
 impl ConfigSource {
-    fn read(self) -> Result<Value, Failure> {
+    pub(crate) fn read(self) -> Result<Value, Failure> {
         match self {
             Self::Inline(config) => Ok(config),
             Self::File(path) => {
@@ -139,7 +166,10 @@ impl Arguments {
         if let Some(config) = self.config {
             body.insert("config".to_owned(), config.read()?);
         }
-        body.insert("stage".to_owned(), json!("active"));
+        body.insert("stage".to_owned(), json!(self.stage.as_str()));
+        if let Some(percent) = self.percent {
+            body.insert("percent".to_owned(), json!(percent));
+        }
         match self.regions {
             None => None,
             Some(Regions::All) => body.insert("limits".to_owned(), json!({ "regions": "all" })),
@@ -154,36 +184,44 @@ impl Arguments {
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
     let path = format!("/v1/namespaces/{}/bindings/{}", arguments.namespace, arguments.service);
+    let stage = arguments.stage;
     let body = arguments.body()?;
     let connection = Connection::open(global, Role::Operator)?;
     let answer = connection.send(Method::PUT, &path, &[], Payload::Json(body)).await?;
     if global.json {
         output::json(&answer.body);
     } else {
-        output::say(render(&answer.body));
+        output::say(render(&answer.body, stage));
     }
     Ok(())
 }
 
-fn render(binding: &Value) -> String {
-    let text = |pointer| text_of(binding, pointer);
-    let service = text("/service");
-    let whom = match service.as_str() {
-        NAMESPACE_DEFAULT => format!("every service of {} without a binding of its own", text("/namespace")),
-        _ => format!("{}/{service}", text("/namespace")),
+fn render(binding: &Value, stage: Stage) -> String {
+    let text = |pointer: &str| text_of(binding, pointer);
+    let whom = whom(binding);
+    let version = |at: &str| {
+        format!("{} {}", text(&format!("{at}/policy")), short_version(&text(&format!("{at}/version"))))
     };
-    let mut said = format!(
-        "{} {} answers for {whom} (index {})",
-        text("/active/policy"),
-        short_version(&text("/active/version")),
-        text("/index")
-    );
+    let tried = (stage != Stage::Active).then_some(stage.as_str());
+    let shown = if tried.is_some() { "/candidate" } else { "/active" };
+    let mut said = match tried {
+        Some("canary") => {
+            let percent = text("/candidate/percent");
+            format!("{} answers {percent} % of the lookups of {whom}", version(shown))
+        }
+        Some(_) => format!("{} is asked beside what answers for {whom}", version(shown)),
+        None => format!("{} answers for {whom}", version(shown)),
+    };
+    said.push_str(&format!(" (index {})", text("/index")));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             said.push_str(&format!("\n  {name:<9} {value}"));
         }
     };
-    line("config", text("/active/config"));
+    line("config", text(&format!("{shown}/config")));
+    if tried.is_some() {
+        line("active", version("/active"));
+    }
     let labels: Vec<&str> = items_of(binding, "/callerLabels").iter().filter_map(Value::as_str).collect();
     line("labels", labels.join(", "));
     let regions: Vec<&str> = items_of(binding, "/limits/regions").iter().filter_map(Value::as_str).collect();
@@ -197,7 +235,23 @@ fn render(binding: &Value) -> String {
     if binding.get("applied") == Some(&Value::Bool(false)) {
         line("note", "stored; this gateway does not answer with it yet".to_owned());
     }
+    if tried.is_some() {
+        said.push_str(&format!(
+            "\nnext: meridian policy diff {} --namespace {}",
+            text("/service"),
+            text("/namespace")
+        ));
+    }
     said
+}
+
+/// Whom a binding is for, in words.
+pub(super) fn whom(binding: &Value) -> String {
+    let (namespace, service) = (text_of(binding, "/namespace"), text_of(binding, "/service"));
+    match service.as_str() {
+        NAMESPACE_DEFAULT => format!("every service of {namespace} without a binding of its own"),
+        _ => format!("{namespace}/{service}"),
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +310,7 @@ mod tests {
             "lastGood": [{ "policy": "weighted", "version": "sha256:ffffffffffffffff", "config": null }],
             "limits": { "regions": "all" }, "callerLabels": [] });
         assert_eq!(
-            render(&binding),
+            render(&binding, Stage::Active),
             "canary sha256:0123456789ab answers for default/orders-api (index 9)\n  config    {\"percent\":10}\n  \
              before    weighted sha256:ffffffffffff"
         );

@@ -18,18 +18,31 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// Build a policy's crate into a component, NAME.wasm
 ///
 /// Runs cargo build --release --target wasm32-unknown-unknown in the crate's directory, makes a component of the module,
-/// and checks that it imports nothing. NAME is the package's. The version is the SHA-256 of the file's bytes.
+/// and checks that it imports nothing. NAME is the package's. The version is the SHA-256 of the file's bytes. With --core, it
+/// only makes a component of what another language's compiler wrote.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meridian policy build\n  meridian policy build my-policy --output /tmp/my-policy.wasm"
+    after_help = "Examples:\n  meridian policy build\n  meridian policy build my-policy --output /tmp/my-policy.wasm\n  \
+                  meridian policy build --core policy-c/policy.core.wasm --output zone-c.wasm"
 )]
 pub(crate) struct Arguments {
     /// The crate's directory
     #[arg(default_value = ".")]
     directory: PathBuf,
+    /// Core module that another compiler made, in place of a crate
+    #[arg(long, value_name = "FILE", conflicts_with = "directory", requires = "output")]
+    core: Option<PathBuf>,
     /// File to write [default: NAME.wasm in the crate's directory]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+/// A policy, ready for gateways.
+pub(super) struct Component {
+    /// The package's name, or the file's.
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    core_bytes: usize,
 }
 
 /// A policy's crate, compiled.
@@ -40,51 +53,63 @@ struct Built {
 }
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
-    let Arguments { directory, output } = arguments;
-    if !directory.join("Cargo.toml").is_file() {
-        let text =
-            format!("{} holds no Cargo.toml: name the directory of the policy's crate", directory.display());
-        return Err(Failure::Usage(text));
-    }
+    let Arguments { directory, core, output } = arguments;
     let begun = Instant::now();
-    require_target(&directory).await?;
-    let built = compile(&directory).await?;
-    let module =
-        std::fs::read(&built.module).with_context(|| format!("{} cannot be read", built.module.display()))?;
-    let component = component::encode(&module).map_err(|text| anyhow!(text))?;
-    component::require_no_imports(&component)
-        .map_err(|text| anyhow!("{} cannot be a policy: {text}", built.package))?;
-    let size = component.len() as u64;
-    if size > MAX_MODULE_BYTES {
-        let text = "gateways take at most 8 MiB: opt-level = \"s\", lto = true and strip = true in [profile.release] help";
-        return Err(Failure::Failed(anyhow!(
-            "{} is {} large, and {text}",
-            built.package,
-            output::size(size)
-        )));
-    }
-    let file = output.unwrap_or_else(|| directory.join(format!("{}.wasm", built.package)));
-    std::fs::write(&file, &component).with_context(|| format!("{} cannot be written", file.display()))?;
-    let version = PolicyVersion::of(&component).to_string();
+    let component = match &core {
+        Some(file) => of_core(file)?,
+        None => of_crate(&directory).await?,
+    };
+    let Component { name, bytes, core_bytes } = component;
+    let size = bytes.len() as u64;
+    let file = output.unwrap_or_else(|| directory.join(format!("{name}.wasm")));
+    std::fs::write(&file, &bytes).with_context(|| format!("{} cannot be written", file.display()))?;
+    let version = PolicyVersion::of(&bytes).to_string();
     if global.json {
-        output::json(&json!({ "file": file, "name": built.package, "version": version, "sizeBytes": size }));
+        output::json(&json!({ "file": file, "name": name, "version": version, "sizeBytes": size }));
     } else {
         output::say(format_args!(
             "{}\n  size     {} (the core module {})\n  version  {version}\n  built in {:.1} s\n\
-             next: meridian policy push {} {}",
+             next: meridian policy push {name} {}",
             file.display(),
             output::size(size),
-            output::size(module.len() as u64),
+            output::size(core_bytes as u64),
             begun.elapsed().as_secs_f64(),
-            built.package,
             file.display(),
         ));
     }
     Ok(())
 }
 
+/// Builds the crate in a directory.
+pub(super) async fn of_crate(directory: &Path) -> Result<Component, Failure> {
+    if !directory.join("Cargo.toml").is_file() {
+        let text =
+            format!("{} holds no Cargo.toml: name the directory of the policy's crate", directory.display());
+        return Err(Failure::Usage(text));
+    }
+    require_target(directory).await?;
+    let built = compile(directory).await?;
+    encode(built.package, &built.module)
+}
+
+fn of_core(file: &Path) -> Result<Component, Failure> {
+    let name = file.file_stem().map_or_else(|| "policy".into(), |stem| stem.to_string_lossy().into_owned());
+    encode(name, file)
+}
+
+fn encode(name: String, module: &Path) -> Result<Component, Failure> {
+    let module = std::fs::read(module).with_context(|| format!("{} cannot be read", module.display()))?;
+    let bytes = component::encode(&module).map_err(|text| anyhow!(text))?;
+    component::require_no_imports(&bytes).map_err(|text| anyhow!("{name} cannot be a policy: {text}"))?;
+    let size = bytes.len() as u64;
+    if size > MAX_MODULE_BYTES {
+        let text = "gateways take at most 8 MiB: opt-level = \"s\", lto = true and strip = true in [profile.release] help";
+        return Err(Failure::Failed(anyhow!("{name} is {} large, and {text}", output::size(size))));
+    }
+    Ok(Component { name, bytes, core_bytes: module.len() })
+}
 /// The cargo that runs this process, else the one in PATH.
-fn cargo() -> OsString {
+pub(super) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

@@ -1,6 +1,7 @@
 //! Components from core modules, and the one property that no gateway does without: no imports.
 
-use wit_component::{ComponentEncoder, DecodedWasm};
+use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 /// A module larger than this is refused by every gateway (DESIGN 7).
 pub(super) const MAX_MODULE_BYTES: u64 = 8 << 20;
@@ -25,18 +26,38 @@ pub(super) fn kind_of(bytes: &[u8]) -> Kind {
     }
 }
 
-/// Makes a component of a core module that carries its world, as guests of the SDK do.
+const CONTRACT: &str = include_str!("../../../sdk-wasm/wit/routing-policy.wit");
+
+/// Makes a component of a core module. Guests of the SDK carry their world; one that carries none is given that of policies.
 pub(super) fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)
+    let module = match carries_world(module) {
+        true => Ok(module.to_vec()),
+        false => with_world(module),
+    };
+    module
+        .and_then(|module| ComponentEncoder::default().validate(true).module(&module))
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| {
             format!(
                 "the module cannot be made a component ({error:#})\n  next: does the crate call \
-                 meridian_sdk_wasm::export! and is it a cdylib?"
+                 meridian_sdk_wasm::export! and is it a cdylib? Does another language's module export the functions of \
+                 the contract, memory and cabi_realloc?"
             )
         })
+}
+
+/// Whether a custom section with a world is there; its name begins so in all languages.
+fn carries_world(module: &[u8]) -> bool {
+    module.windows(14).any(|bytes| bytes == b"component-type")
+}
+
+fn with_world(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("routing-policy.wit", CONTRACT)?;
+    let world = resolve.select_world(&[package], Some("routing-policy"))?;
+    let mut module = module.to_vec();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+    Ok(module)
 }
 
 /// Fails if the component imports anything: a policy is a pure function, and no gateway would instantiate it.

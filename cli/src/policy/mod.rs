@@ -1,31 +1,69 @@
 //! `meridian policy`: from an author's crate to what answers lookups.
 
+mod bench;
 mod bind;
 mod build;
+pub(crate) mod compiler;
 mod component;
 mod list;
+mod new;
 mod push;
+mod rollout;
+mod sdk;
+mod signing;
+mod snapshot;
+mod test;
+mod trial;
+
+pub(crate) use bind::ConfigSource;
 
 use crate::connection::Global;
 use crate::failure::Failure;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Write the crate of a new policy, with tests
+    New(new::Arguments),
     /// Build a policy's crate into a component, NAME.wasm
     Build(build::Arguments),
+    /// Run a policy's tests, natively and in the real host
+    Test(test::Arguments),
+    /// Measure what a policy's calls cost
+    Bench(bench::Arguments),
+    /// Sign a version of a policy
+    Sign(signing::SignArguments),
+    /// Tell whether a key signed a version of a policy
+    Verify(signing::VerifyArguments),
     /// Upload a version of a policy
     Push(push::Arguments),
-    /// Let a policy answer for a service, or for a namespace
+    /// Let a policy answer for a service or a namespace, or try it there
     Bind(bind::Arguments),
+    /// Show what a policy would answer right now, without binding it
+    Try(trial::Arguments),
+    /// Show what the candidate would change
+    Diff(rollout::DiffArguments),
+    /// Let the candidate answer in place of the active version
+    Promote(rollout::PromoteArguments),
+    /// Give up the candidate; without one, let answer what answered before
+    Rollback(rollout::RollbackArguments),
     /// List policies with their versions
     List(list::Arguments),
 }
 
 pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure> {
     match command {
+        Command::New(arguments) => new::run(arguments, global),
         Command::Build(arguments) => build::run(arguments, global).await,
+        Command::Test(arguments) => test::run(arguments, global).await,
+        Command::Bench(arguments) => bench::run(arguments, global).await,
+        Command::Sign(arguments) => signing::sign(arguments, global),
+        Command::Verify(arguments) => signing::verify(arguments, global),
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
+        Command::Try(arguments) => trial::run(arguments, global).await,
+        Command::Diff(arguments) => rollout::diff(arguments, global).await,
+        Command::Promote(arguments) => rollout::promote(arguments, global).await,
+        Command::Rollback(arguments) => rollout::rollback(arguments, global).await,
         Command::List(arguments) => list::run(arguments, global).await,
     }
 }

@@ -1,6 +1,7 @@
 //! `meridian policy push`: uploads a version.
 
 use super::component::{self, Kind, MAX_MODULE_BYTES};
+use super::signing;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
@@ -14,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 /// Upload a version of a policy
 ///
-/// The gateway checks it before it is stored: size, form, world, no imports, compilation, and a trial call. The same bytes
-/// again change nothing. A core module of the SDK is made a component first.
+/// The gateway checks it before it is stored: size, form, compilation within limits, no imports, world; then it runs the
+/// module's own test cases and tries it on services at the edges of what gateways show. A refusal names the check and the
+/// input. The same bytes again change nothing. A core module of the SDK is made a component first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  meridian policy push zone-east zone-east.wasm")]
 pub(crate) struct Arguments {
@@ -23,14 +25,21 @@ pub(crate) struct Arguments {
     name: PolicyName,
     /// Component, as `meridian policy build` writes it
     file: PathBuf,
+    /// Its signature, as `meridian policy sign` writes it; a region may ask for one
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
-    let Arguments { name, file } = arguments;
+    let Arguments { name, file, signature } = arguments;
     let module = read(&file)?;
+    let payload = match signature {
+        Some(signature) => Payload::Signed(module, signing::read(&signature)?),
+        None => Payload::Wasm(module),
+    };
     let connection = Connection::open(global, Role::Operator)?;
     let path = format!("/v1/policies/{name}");
-    let answer = connection.send(Method::PUT, &path, &[], Payload::Wasm(module)).await?;
+    let answer = connection.send(Method::PUT, &path, &[], payload).await?;
     if global.json {
         output::json(&answer.body);
     } else {
@@ -39,7 +48,8 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+/// A module of a file, as a component.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut module = Vec::new();
     std::fs::File::open(file)
         // A byte more than is allowed tells a file that is too large.
@@ -70,8 +80,7 @@ fn render(created: bool, body: &Value) -> String {
     let done = if created { "uploaded" } else { "was there already, byte for byte" };
     let mut text = format!("{name} {} {done}\n  size     {}", text_of(body, "/version"), output::size(size));
     let report = |pointer| text_of(body, pointer);
-    let checks: Vec<&str> =
-        output::items_of(body, "/report/checks").iter().filter_map(Value::as_str).collect();
+    let checks: Vec<String> = output::items_of(body, "/report/checks").iter().filter_map(check).collect();
     if !checks.is_empty() {
         text.push_str(&format!("\n  passed   {}", checks.join(", ")));
         text.push_str(&format!(
@@ -80,8 +89,33 @@ fn render(created: bool, body: &Value) -> String {
             report("/report/trial")
         ));
     }
+    for cost in output::items_of(body, "/report/costs") {
+        let of = |member: &str| cost.get(member).and_then(Value::as_u64).unwrap_or(0);
+        text.push_str(&format!(
+            "\n  costs    {} endpoints: route {} ns (fuel {}), open {} µs, admit {} µs, plans {} µs",
+            of("endpoints"),
+            of("routeNanos"),
+            of("routeFuel"),
+            of("openMicros"),
+            of("admitMicros"),
+            of("plansMicros"),
+        ));
+    }
+    if let Some(standard) = body.pointer("/report/aliasOf").and_then(Value::as_str) {
+        text.push_str(&format!("\n  is       the standard policy {standard}, under another name"));
+    }
     text.push_str(&format!("\nnext: meridian policy bind SERVICE {name} --config '{{…}}'"));
     text
+}
+
+/// `corpus (91 inputs)`; a check that had nothing to look at was not passed.
+fn check(check: &Value) -> Option<String> {
+    let name = check.get("name")?.as_str()?;
+    match check.get("inputs").and_then(Value::as_u64) {
+        Some(0) => None,
+        Some(inputs) if inputs > 1 => Some(format!("{name} ({inputs} inputs)")),
+        _ => Some(name.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -103,12 +137,15 @@ mod tests {
     #[test]
     fn an_upload_shows_what_was_checked() {
         let body = json!({ "name": "p", "version": "sha256:00", "sizeBytes": 2048,
-            "report": { "compileMillis": 12, "trial": "answered", "checks": ["size", "world"] } });
+            "report": { "compileMillis": 12, "trial": "answered", "checks": [
+                { "name": "size", "outcome": "passed", "millis": 0, "inputs": 1 },
+                { "name": "test-cases", "outcome": "none", "millis": 0, "inputs": 0 },
+                { "name": "corpus", "outcome": "passed", "millis": 80, "inputs": 91 },
+            ], "costs": [{ "endpoints": 20, "routeNanos": 180, "routeFuel": 90 }] } });
         let text = render(true, &body);
-        assert!(
-            text.contains("uploaded") && text.contains("2.0 KiB") && text.contains("size, world"),
-            "{text}"
-        );
+        for part in ["uploaded", "2.0 KiB", "passed   size, corpus (91 inputs)", "route 180 ns"] {
+            assert!(text.contains(part), "{text}");
+        }
         let again = render(
             false,
             &json!({ "name": "p", "version": "sha256:00", "sizeBytes": 1, "report": { "unchanged": true } }),

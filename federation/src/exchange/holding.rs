@@ -1,11 +1,12 @@
 //! What is held of one origin: its state as it signed it, and what changed lately, for deltas.
 
 use super::head::{Place, SignedHead, Version};
-use super::limits::Limits;
+use super::limits::{self, Limits};
 use super::message::RecordKey;
 use super::state::State;
 use crate::planted::planted;
 use bytes::Bytes;
+use meridian_model::time::Monotonic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,13 +15,15 @@ pub(super) struct Holding {
     pub(super) head: SignedHead,
     pub(super) state: Arc<State>,
     recent: Recent,
+    /// When a rival life of the same origin was first shown.
+    rivalled: Option<Monotonic>,
 }
 
 impl Holding {
     /// The first state that is held of an origin.
     pub(super) fn new(head: SignedHead, state: Arc<State>) -> Self {
         let recent = Recent::from(head.head.version.index);
-        Self { head, state, recent }
+        Self { head, state, recent, rivalled: None }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -29,6 +32,20 @@ impl Holding {
 
     pub(super) fn place(&self) -> Place {
         self.version().place()
+    }
+
+    /// Whether a state of that place takes the place of the one held: nothing older ever does. Nor does one of a rival
+    /// life, whichever is the greater: the origin hears of what is held here and raises its counter above both. Only where
+    /// nobody can tell it that, the greater one is taken after a while.
+    pub(super) fn yields_to(&mut self, now: Monotonic, place: Place) -> bool {
+        if place <= self.place() {
+            return false;
+        }
+        if !place.incarnation.rivals(&self.place().incarnation) {
+            return true;
+        }
+        let since = *self.rivalled.get_or_insert(now);
+        now.since(since) >= limits::RIVAL_PATIENCE
     }
 
     /// Another state takes the place of the one held; gives the keys that differ.
@@ -42,6 +59,7 @@ impl Holding {
         }
         self.head = head;
         self.state = state;
+        self.rivalled = None;
         keys
     }
 

@@ -91,3 +91,9 @@ pub const REACHABLE_FOR: Duration = Duration::from_secs(5);
 pub const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the registry's incarnation is asked to be raised, at most.
 pub const RAISE_EVERY: Duration = Duration::from_secs(5);
+/// A state of a rival life, with the counter of the one held and yet another one, is taken after this: twice the longest
+/// lease that is usual, so that what is held is not given up for an empty registry that nobody put in order.
+pub const RIVAL_PATIENCE: Duration = Duration::from_secs(60);
+/// What did not change is signed anew after this, so that every head that is held is by a certificate that was good not
+/// long ago: far less than certificates live, and one head for a region.
+pub const SIGN_EVERY: Duration = Duration::from_secs(600);

@@ -2,7 +2,8 @@
 //!
 //! A registry that was wiped, restored or set back gives out places that other regions have seen with other records. So
 //! a node publishes nothing while any head of its region is known that is ahead of its registry: a peer shows it, or the
-//! node's disk has it. It may just be that the registry's news are slow; if the registry proves that they are not, its
+//! node's disk has it. The same goes for a head of another life with the registry's counter: neither life knew of the other,
+//! and which of them is the later one is for the registry to say, by a counter above both. It may just be that the registry's news are slow; if the registry proves that they are not, its
 //! incarnation must be raised.
 
 use super::freshness::Proof;
@@ -26,7 +27,13 @@ pub(super) struct OwnRegion {
     published: Option<Holding>,
     /// The latest head of this region that is known, and when it was heard of.
     known: Option<(SignedHead, Monotonic)>,
+    /// A life of this region that was heard of, of the same counter as the registry's and yet another one, and when.
+    rival: Option<(Incarnation, Monotonic)>,
     raise_after: Monotonic,
+    /// When a head was signed last.
+    signed_at: Monotonic,
+    /// It was signed anew at the same place, where only new subscribers hear of it.
+    untold: bool,
 }
 
 struct Registry {
@@ -49,7 +56,17 @@ pub(super) enum Step {
 
 impl OwnRegion {
     pub(super) fn new(signer: Box<dyn Signer>) -> Self {
-        Self { signer, registry: None, published: None, known: None, raise_after: Monotonic(0) }
+        let zero = Monotonic(0);
+        Self {
+            signer,
+            registry: None,
+            published: None,
+            known: None,
+            rival: None,
+            raise_after: zero,
+            signed_at: zero,
+            untold: false,
+        }
     }
 
     /// What may be told of the own region now.
@@ -93,22 +110,35 @@ impl OwnRegion {
             registry.place = registry.place.max(head.head.version.place());
             return;
         }
+        let life = head.head.version.incarnation;
         if newer || planted!(HeardAnew) {
             self.known = Some((head, now));
         }
+        // It is before what was published under the registry's own life, and still no older life.
+        let rivals = self.version().is_some_and(|own| own.incarnation.rivals(&life));
+        if rivals && self.rival.is_none_or(|(known, _)| known.counter < life.counter) {
+            self.rival = Some((life, now));
+        }
     }
 
-    /// Whether a later state of this region is known than its registry has, or another one at the same place.
     fn is_behind(&self) -> bool {
-        let (Some(own), Some((known, _))) = (self.version(), &self.known) else { return false };
-        let known = known.head.version;
-        if planted!(RaiseOnlyForCounter) {
-            return known.incarnation.counter > own.incarnation.counter;
-        }
-        // Two lives of one counter knew nothing of each other, whichever of them is the greater.
-        let rival =
-            known.incarnation.counter == own.incarnation.counter && known.incarnation != own.incarnation;
-        known.place() > own.place() || (known.place() == own.place() && known != own) || rival
+        self.ahead().is_some()
+    }
+
+    /// The life of a state of this region that is known and that the registry is not past, and when it was heard of: a
+    /// later state than the registry's, another one at the same place, or one of a rival life.
+    fn ahead(&self) -> Option<(Incarnation, Monotonic)> {
+        let own = self.version()?;
+        let later = self.known.as_ref().filter(|(known, _)| {
+            let known = known.head.version;
+            if planted!(RaiseOnlyForCounter) {
+                return known.incarnation.counter > own.incarnation.counter;
+            }
+            let other = known.place() == own.place() && known != own;
+            known.place() > own.place() || other || known.incarnation.rivals(&own.incarnation)
+        });
+        let later = later.map(|(known, heard)| (known.head.version.incarnation, *heard));
+        later.or(self.rival.filter(|(life, _)| life.rivals(&own.incarnation)))
     }
 
     pub(super) fn handle_own(&mut self, own: Own) {
@@ -133,6 +163,16 @@ impl OwnRegion {
         self.registry = Some(Registry { place, state, proven: own.proven.max(still) });
     }
 
+    /// Whether what was published is to be signed anew although nothing changed. Certificates end, and a head whose
+    /// signer's certificate has ended is refused by whoever has not got it yet, so it is signed with a renewed one at once,
+    /// and from time to time, since the head that others hold may be another node's. At a later place all who hold it
+    /// hear of it; while the registry does not move, only who asks here.
+    fn is_to_be_signed(&self, now: Monotonic, moved: bool) -> bool {
+        let signed_with = self.published.as_ref().map(|published| &published.head.credential);
+        let renewed = signed_with.is_some_and(|credential| *credential != self.signer.credential());
+        renewed || (moved && (self.untold || now.since(self.signed_at) >= limits::SIGN_EVERY))
+    }
+
     /// Publishes what the registry shows, or has its incarnation raised.
     pub(super) fn settle(
         &mut self,
@@ -142,16 +182,15 @@ impl OwnRegion {
         limits: &Limits,
     ) -> Step {
         let (Some(own), Some(registry)) = (self.version(), &self.registry) else { return Step::Nothing };
-        if self.is_behind() && !planted!(PublishedWhileBehind) {
-            let Some((known, heard)) = &self.known else { return Step::Nothing };
+        if let Some((life, heard)) = self.ahead().filter(|_| !planted!(PublishedWhileBehind)) {
             // Only an answer to a question asked later shows that the registry does not have what was heard of.
-            let proven = registry.proven.is_some_and(|at| at > *heard) || planted!(RaiseUnproven);
+            let proven = registry.proven.is_some_and(|at| at > heard) || planted!(RaiseUnproven);
             if !proven || now < self.raise_after {
                 return Step::Nothing;
             }
             let pause = if planted!(RaiseUnlimited) { Duration::ZERO } else { limits::RAISE_EVERY };
             self.raise_after = now.plus(pause);
-            return Step::Raise(known.head.version.incarnation.max(own.incarnation));
+            return Step::Raise(life.max(own.incarnation));
         }
         let said = self.published.as_ref().map(Holding::version);
         let known = self.known.as_ref().map(|(known, _)| known.head.version);
@@ -163,7 +202,8 @@ impl OwnRegion {
                 // A registry that went back and on has passed what peers hold: they must hear of it.
                 Some(known) if known.place() > said.place() => {}
                 // Nothing changed, and nobody has a later head.
-                _ => return Step::Nothing,
+                _ if !self.is_to_be_signed(now, own.place() > said.place()) => return Step::Nothing,
+                _ => {}
             }
         }
         let Some(records) =
@@ -175,6 +215,7 @@ impl OwnRegion {
         let Ok(signature) = self.signer.sign(&head.signed_bytes()) else { return Step::Refused };
         let head = SignedHead { head, credential: self.signer.credential(), signature };
         let state = Arc::clone(&registry.state);
+        (self.signed_at, self.untold) = (now, said.is_some_and(|said| said.place() == version.place()));
         match &mut self.published {
             Some(holding) => drop(holding.replace(head.clone(), state, limits)),
             None => self.published = Some(Holding::new(head.clone(), state)),

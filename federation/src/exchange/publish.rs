@@ -147,7 +147,9 @@ impl Exchange {
         let Some(holding) = self.held.get(&link.peer.region) else { return };
         let ours = holding.version();
         let (place, theirs): (Place, Option<Place>) = (ours.place(), own.map(|v| v.place()));
-        if theirs.is_none_or(|theirs| place > theirs) || (theirs == Some(place) && own != Some(ours)) {
+        let other = own.is_some_and(|own| own.place() == place && own != ours);
+        let rival = theirs.is_some_and(|theirs| theirs.incarnation.rivals(&place.incarnation));
+        if theirs.is_none_or(|theirs| place > theirs) || other || rival {
             self.outputs.push_back(Output::Send(id, Message::Offer(Box::new(holding.head.clone()))));
         }
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::simulation::keys::{Authority, Key};
 use meridian_model::names::ServiceKey;
 use proptest::prelude::*;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LIFE: Incarnation = Incarnation { counter: 3, random: 7 };
 
@@ -51,12 +52,14 @@ struct Line {
     now: u64,
     sent: Vec<Message>,
     closed: Vec<Violation>,
+    raises: Vec<Incarnation>,
 }
 
 impl Line {
     fn new(members: &[(&str, PeerRole)]) -> Self {
         let exchanges = members.iter().map(|(name, role)| exchange(name, *role)).collect();
-        let mut line = Self { members: exchanges, now: 1_000, sent: Vec::new(), closed: Vec::new() };
+        let mut line =
+            Self { members: exchanges, now: 1_000, sent: Vec::new(), closed: Vec::new(), raises: Vec::new() };
         for n in 1..members.len() {
             let now = Monotonic(line.now);
             for (at, other) in [(n - 1, n), (n, n - 1)] {
@@ -83,6 +86,7 @@ impl Line {
                             self.members[to].handle_message(Monotonic(self.now), link, message);
                         }
                         Output::Close(_, violation) => self.closed.push(violation),
+                        Output::Raise { past } => self.raises.push(past),
                         _ => {}
                     }
                 }
@@ -492,6 +496,160 @@ fn a_restored_registry_is_raised_before_anything_is_said() {
     let own = Own { incarnation: raised, ..own(33, 950, OwnChange::Some(Vec::new())) };
     node.handle_own(Monotonic(1_000), own);
     assert_eq!(node.published().unwrap().head.head.version.incarnation, raised);
+}
+
+/// A node's key whose certificate is renewed.
+struct Renewed {
+    key: Key,
+    renewals: Arc<AtomicU32>,
+}
+
+impl head::Signer for Renewed {
+    fn credential(&self) -> Bytes {
+        let number = self.renewals.load(Ordering::Relaxed);
+        [&self.key.credential()[..], b"#", number.to_string().as_bytes()].concat().into()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Bytes, head::CannotSign> {
+        self.key.sign(message)
+    }
+}
+
+/// Believes the certificates since a certain renewal; the former ones have ended.
+struct Since(Arc<AtomicU32>);
+
+impl Verifier for Since {
+    fn verify(
+        &self,
+        credential: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<head::Signatory, head::Untrusted> {
+        let at = credential.iter().position(|byte| *byte == b'#').unwrap_or(credential.len());
+        let (credential, number) = credential.split_at(at);
+        let number = std::str::from_utf8(number).ok().and_then(|n| n.strip_prefix('#')?.parse().ok());
+        if number.is_none_or(|number: u32| number < self.0.load(Ordering::Relaxed)) {
+            return Err(head::Untrusted("the certificate has ended".into()));
+        }
+        Authority.verify(credential, message, signature)
+    }
+}
+
+/// Whoever comes late must not find a head that nobody may believe any more, not even where nothing ever changes and where
+/// it came by a relay.
+#[test]
+fn a_head_is_signed_with_the_renewed_certificate() {
+    let mut line = Line::new(&[("a", Node), ("b", Node)]);
+    let (renewals, ended) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let renewing = |name: &str| {
+        let Peer { region, node, .. } = peer(name, Node);
+        let key = Key::of(region.clone(), node.clone());
+        let role = Role::Node(Box::new(Renewed { key, renewals: Arc::clone(&renewals) }));
+        let verifier = Arc::new(Since(Arc::clone(&ended)));
+        Exchange::new(Settings { region, node, role, verifier, entropy: 1, limits: Limits::default() })
+    };
+    for (at, (name, other)) in [("a", "b"), ("b", "a")].into_iter().enumerate() {
+        line.members[at] = renewing(name);
+        line.members[at].handle_link_up(Monotonic(line.now), LinkId(1), peer(other, Node));
+    }
+    line.own(0, 5, OwnChange::All(vec![record(1, 1, 10)]));
+    let credentials = |line: &Line| {
+        let held = line.members[1].origin(&region("a")).unwrap().head.credential.clone();
+        [line.members[0].published().unwrap().head.credential.clone(), held]
+    };
+    let with = |n: u32| Bytes::from(format!("a/a-1#{n}"));
+    assert_eq!(credentials(&line), [with(0), with(0)]);
+    // The registry stands still: who holds the head has it already, whoever asks gets the new one.
+    renewals.store(1, Ordering::Relaxed);
+    line.members[0].handle_renewed(Monotonic(line.now));
+    line.settle();
+    assert_eq!(credentials(&line), [with(1), with(0)]);
+    line.own(0, 6, OwnChange::Some(Vec::new()));
+    assert_eq!(credentials(&line), [with(1), with(1)]);
+    // It moves: at once. And a move alone is no reason.
+    line.own(0, 7, OwnChange::Some(Vec::new()));
+    assert_eq!(line.members[1].origin(&region("a")).unwrap().head.head.version.index, 6);
+    renewals.store(2, Ordering::Relaxed);
+    line.own(0, 8, OwnChange::Some(Vec::new()));
+    assert_eq!(credentials(&line), [with(2), with(2)]);
+    // The former ones end. A relay's newcomer believes what it is shown.
+    ended.store(2, Ordering::Relaxed);
+    let mut late = renewing("c");
+    let head = line.members[1].origin(&region("a")).unwrap().head.clone();
+    late.handle_link_up(Monotonic(line.now), LinkId(1), peer("b", Node));
+    late.handle_message(Monotonic(line.now), LinkId(1), Message::Offer(Box::new(head)));
+    assert_eq!(late.counters().refused_heads, 0);
+    // A node whose head others hold may be gone; another one's takes its place in time.
+    line.now += limits::SIGN_EVERY.as_millis() as u64;
+    line.own(0, 9, OwnChange::Some(Vec::new()));
+    assert_eq!(line.members[1].origin(&region("a")).unwrap().head.head.version.index, 9);
+}
+
+/// A registry that was wiped while no node of its region ran, and the node's disk with it: nobody at home knows better,
+/// and what others hold is not taken from them by an empty life, whichever of the two is the greater.
+#[test]
+fn a_wiped_region_asks_before_it_is_believed() {
+    for random in [LIFE.random + 2, LIFE.random - 2] {
+        let mut line = Line::new(&[("a", Node), ("b", Node), ("c", Node)]);
+        line.own(0, 50, OwnChange::All((0..3).map(|n| record(n, 1, 10)).collect()));
+        line.pass(2_000);
+        // Half a minute later another process, that knows nothing, finds an empty registry.
+        line.members[1].handle_link_down(Monotonic(line.now), LinkId(1));
+        line.pass(30_000);
+        line.members[0] = exchange("a", Node);
+        let wiped = Incarnation { random, ..LIFE };
+        let say = |line: &mut Line, life, index, change| {
+            let now = line.now;
+            let own = Own { incarnation: life, ..own(index, now, change) };
+            line.members[0].handle_own(Monotonic(now), own);
+            line.settle();
+        };
+        say(&mut line, wiped, 1, OwnChange::All(Vec::new()));
+        for (at, other) in [(0, "b"), (1, "a")] {
+            line.members[at].handle_link_up(Monotonic(line.now), LinkId(1), peer(other, Node));
+        }
+        for index in 2..7 {
+            line.pass(1_000);
+            say(&mut line, wiped, index, OwnChange::Some(Vec::new()));
+        }
+        let held = |line: &Line, at: usize| {
+            let view = line.members[at].origin(&region("a")).unwrap();
+            (view.head.head.version.incarnation, view.state.len())
+        };
+        assert_eq!([held(&line, 1), held(&line, 2)], [(LIFE, 3); 2], "{random}");
+        assert!(line.members[0].published().is_none());
+        assert_eq!(line.raises, [LIFE.max(wiped)], "{random}: asked for once in five seconds");
+        // The registry counts on, its instances are back, and everybody follows.
+        let raised = Incarnation { counter: LIFE.counter + 1, random: 0 };
+        say(&mut line, raised, 8, OwnChange::All(vec![record(1, 2, 10)]));
+        line.pass(2_000);
+        assert_eq!([held(&line, 1), held(&line, 2)], [(raised, 1); 2], "{random}");
+    }
+}
+
+/// Where nobody can tell the origin what is held, the greater life is taken after a while.
+#[test]
+fn a_rival_life_is_not_held_off_for_ever() {
+    let mut holder = exchange("b", Node);
+    holder.handle_link_up(Monotonic(1_000), LinkId(1), peer("c", Node));
+    holder.handle_message(Monotonic(1_000), LinkId(1), update_of("a", "a", vec![record(1, 1, 10)]));
+    let mut relay = |second: u64, random| {
+        let Message::Update(mut update) = update_of("a", "a", Vec::new()) else { unreachable!() };
+        let SignedHead { mut head, credential, .. } = update.opening.unwrap().head;
+        head.version.incarnation.random = random;
+        let key = Key::of(head.origin.clone(), head.node.clone());
+        let signature = key.sign(&head.signed_bytes()).unwrap();
+        let head = SignedHead { credential, signature, head };
+        update.opening = Some(Box::new(Opening { head, basis: Basis::Buckets((0..=255).collect()) }));
+        let now = Monotonic(1_000 + second * 1_000);
+        holder.handle_message(now, LinkId(1), Message::Update(update));
+        while holder.poll_output().is_some() {}
+        holder.origin(&region("a")).unwrap().head.head.version.incarnation.random
+    };
+    let seconds = limits::RIVAL_PATIENCE.as_secs();
+    let greater = LIFE.random + 1;
+    assert!((1..=seconds).all(|second| relay(second, greater) == LIFE.random));
+    assert_eq!(relay(seconds + 1, greater), greater);
 }
 
 proptest! {

@@ -25,21 +25,17 @@ pub(super) struct Source {
 }
 
 impl Exchange {
-    fn place_of(&self, origin: &RegionName) -> Option<Place> {
-        self.held.get(origin).map(Holding::place)
-    }
-
     /// Whether a state would replace what is held. Nothing older ever does.
-    fn is_newer(&self, head: &SignedHead) -> bool {
-        let (new, held) = (head.head.version, self.held.get(&head.head.origin).map(Holding::version));
-        let Some(held) = held else { return true };
+    fn is_newer(&mut self, now: Monotonic, head: &SignedHead) -> bool {
+        let Some(holding) = self.held.get_mut(&head.head.origin) else { return true };
+        let (new, held) = (head.head.version, holding.version());
         if planted!(OlderAccepted) {
             return new != held;
         }
         if planted!(IncarnationIgnored) {
             return new.index > held.index;
         }
-        new.place() > held.place()
+        holding.yields_to(now, new.place())
     }
 
     fn subscribed(&self, id: LinkId) -> Result<(), Violation> {
@@ -54,7 +50,7 @@ impl Exchange {
         if head.head.origin == self.region {
             return self.on_evidence(now, id, head);
         }
-        if !self.is_newer(&head) {
+        if !self.is_newer(now, &head) {
             self.note_outdated(&head);
             return Ok(());
         }
@@ -101,7 +97,7 @@ impl Exchange {
         let ack = Ack { origin: origin.clone(), transfer: update.transfer, part: update.part };
         self.outputs.push_back(Output::Send(id, Message::Ack(ack)));
         if let Some(opening) = opening {
-            if !self.is_newer(&opening.head) {
+            if !self.is_newer(now, &opening.head) {
                 self.note_outdated(&opening.head);
                 return Ok(());
             }
@@ -137,7 +133,10 @@ impl Exchange {
             link.gathers.insert(origin, gather);
             return Ok(());
         }
-        if self.place_of(&origin).is_some_and(|held| gather.place() <= held) && !planted!(OlderAccepted) {
+        let place = gather.place();
+        if self.held.get_mut(&origin).is_some_and(|held| !held.yields_to(now, place))
+            && !planted!(OlderAccepted)
+        {
             self.counters.outdated = self.counters.outdated.saturating_add(1);
             return Ok(());
         }
@@ -324,12 +323,16 @@ impl Exchange {
     /// A beat showed a state: what is missing is asked for. `before` is what the beat before had shown: what has come
     /// since is not missing, it was under way.
     pub(super) fn chase(&mut self, now: Monotonic, id: LinkId, origin: &RegionName, before: Option<Place>) {
-        let held = self.held.get(origin).map(Holding::version);
         let Some(link) = self.links.get(&id) else { return };
         let Some(shown) = link.shown.get(origin) else { return };
-        let (place, direct) = (shown.version.place(), link.peer.region == *origin);
+        let holding = self.held.get_mut(origin);
+        let (held, yields) = match holding {
+            Some(holding) => (Some(holding.version()), holding.yields_to(now, shown.version.place())),
+            None => (None, true),
+        };
+        let direct = link.peer.region == *origin;
         let source = self.sources.get(origin).copied();
-        if held.is_some_and(|held| place <= held.place()) {
+        if !yields {
             let equal = held == Some(shown.version);
             if source.is_none() || (equal && direct && !self.is_followed_directly(origin)) {
                 self.follow(now, id, origin);

@@ -148,6 +148,7 @@ impl Driver {
             }
             Input::Reloaded => {
                 self.taken_up.replace(Arc::clone(&self.followed.current()));
+                self.exchange.handle_renewed(now);
                 self.recheck();
             }
         }

@@ -17,6 +17,7 @@ use meridian_model::names::{RegionName, ServiceKey, ZoneName};
 use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::plan::ReadyPlan;
 use meridian_model::remote::{Address, Freshness};
+use meridian_model::rollout::Terms;
 use meridian_model::snapshot::Place;
 use meridian_model::time::{Monotonic, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,14 +96,8 @@ impl Gateway {
         let mut catalog = Catalog::new(wishes.region.clone(), built_in());
         for (service, regions) in &wishes.limits {
             let limits = Limits { regions: Regions::Only(regions.clone()), ..Limits::default() };
-            let binding = Binding {
-                active: built_in(),
-                last_good: Vec::new(),
-                limits,
-                caller_labels: BTreeSet::new(),
-                updated_at: UnixMillis(0),
-                unknown: Default::default(),
-            };
+            let terms = Terms { limits, ..Terms::default() };
+            let binding = Binding::new(built_in(), terms, UnixMillis(0));
             let (namespace, service) = (service.namespace.clone(), Some(service.service.clone()));
             catalog.put_binding(namespace, service, Arc::new(binding), 1);
         }

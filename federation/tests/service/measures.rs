@@ -3,20 +3,41 @@
 use crate::world::{Process, World, beside, bind, eventually, peers, record, region, service_key};
 use bytes::Bytes;
 use meridian_federation::exchange::OwnChange;
+use meridian_federation::exchange::limits::RECORD_BYTES;
+use meridian_federation::record::encode_summary;
+use meridian_model::summary::{RemoteEndpoint, Subset, Summary};
 use std::time::{Duration, Instant};
 
 const SERVICES: usize = 5_000;
-/// 20 endpoints of some 75 bytes each, as records lay them out.
-const RECORD_BYTES: usize = 1_500;
+const INSTANCES: usize = 20;
 
-/// A record's worth of bytes that differ from record to record.
+/// The record of a service of 20 instances; `salt` is a part of one of them.
 fn body(n: usize, salt: usize) -> Bytes {
-    let mut seed = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt as u64;
-    let bytes = (0..RECORD_BYTES).map(|_| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (seed >> 56) as u8
-    });
-    bytes.collect()
+    let healthy = INSTANCES as u32;
+    let subset = Subset {
+        zone: "eu-a".parse().unwrap(),
+        version: "2026.04.18.2".into(),
+        group: "stable".into(),
+        healthy,
+        total: healthy,
+        weight: u64::from(healthy) * 100,
+    };
+    let endpoint = |at: usize| RemoteEndpoint {
+        id: format!("service-{n:05}-7d9c-{at:03}").into(),
+        host: format!("10.{}.{}.{at}", n / 250, n % 250).into(),
+        port: 8080,
+        weight: 100,
+        subset: 0,
+        degraded: false,
+        tags: vec!["v2".into()].into(),
+        metadata: [("commit".into(), format!("{:07x}", if at == 0 { salt } else { n }).into())]
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into(),
+    };
+    let endpoints = (0..INSTANCES).map(endpoint).collect();
+    let summary = Summary { subsets: vec![subset], endpoints, sampled: false, headroom: Some(2_000) };
+    encode_summary(&summary, RECORD_BYTES)
 }
 
 fn full() -> Vec<meridian_federation::exchange::message::Record> {

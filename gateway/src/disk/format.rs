@@ -7,15 +7,21 @@
 //! each record: path length u16, path  modified u64  value length u32, value
 //! XXH3-64 of all that stands before it, u64
 //! ```
+//!
+//! After the registry's records come the services that are still known without any, as records of no value: their path is
+//! `emptied/` and the service, `modified` is since when (Unix ms). A version that does not know them leaves them out.
 
 use super::Refusal;
 use crate::image::Image;
 use bytes::Bytes;
-use meridian_model::names::RegionName;
+use meridian_model::names::{RegionName, ServiceKey};
 use meridian_model::time::UnixMillis;
 use meridian_registry::{Incarnation, Key, Revision, Stored};
 use std::io::{self, Write};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// Before the path of a service that has nothing any more. No key of a registry begins so.
+const EMPTIED: &str = "emptied/";
 
 const MAGIC: [u8; 8] = *b"MERIDIAN";
 /// Of the layout above. A file with another one was written by another version of the program.
@@ -74,16 +80,17 @@ pub(super) fn encode(
     let region = region.as_str();
     block.push(u8::try_from(region.len()).map_err(|_| too_large("region's name"))?);
     block.extend_from_slice(region.as_bytes());
-    block.extend_from_slice(&(image.records.len() as u64).to_le_bytes());
-    for record in &image.records {
-        let path = record.key.encode();
+    let count = image.records.len().saturating_add(image.emptied.len());
+    block.extend_from_slice(&(count as u64).to_le_bytes());
+    let records = image.records.iter().map(|r| (r.key.encode(), r.modified.0, &*r.value));
+    let emptied =
+        image.emptied.iter().map(|(key, since)| (format!("{EMPTIED}{key}"), since.0, [].as_slice()));
+    for (path, modified, value) in records.chain(emptied) {
         block.extend_from_slice(&u16::try_from(path.len()).map_err(|_| too_large("key"))?.to_le_bytes());
         block.extend_from_slice(path.as_bytes());
-        block.extend_from_slice(&record.modified.0.to_le_bytes());
-        block.extend_from_slice(
-            &u32::try_from(record.value.len()).map_err(|_| too_large("record"))?.to_le_bytes(),
-        );
-        block.extend_from_slice(&record.value);
+        block.extend_from_slice(&modified.to_le_bytes());
+        block.extend_from_slice(&u32::try_from(value.len()).map_err(|_| too_large("record"))?.to_le_bytes());
+        block.extend_from_slice(value);
         if block.len() >= BLOCK_BYTES {
             flush(&mut block, &mut hash)?;
         }
@@ -117,6 +124,11 @@ pub(super) fn decode(file: &Bytes, region: &RegionName) -> Result<Contents, Refu
         return Err(Refusal::Damaged("its checksum does not fit"));
     }
     reader.contents(file, region, checksum)
+}
+
+fn service_of(path: &str) -> Option<ServiceKey> {
+    let (namespace, service) = path.split_once('/')?;
+    Some(ServiceKey::new(namespace.parse().ok()?, service.parse().ok()?))
 }
 
 struct Reader<'a> {
@@ -164,7 +176,7 @@ impl<'a> Reader<'a> {
         let count = self.u64().ok_or(SHORT)?;
         let most = self.left() / LEAST_RECORD_BYTES;
         let count = usize::try_from(count).ok().filter(|count| *count <= most).ok_or(SHORT)?;
-        let mut records = Vec::with_capacity(count);
+        let (mut records, mut emptied) = (Vec::with_capacity(count), Vec::new());
         for _ in 0..count {
             let length = self.array().map(u16::from_le_bytes).ok_or(SHORT)?;
             let path = self.take(usize::from(length)).ok_or(SHORT)?;
@@ -174,12 +186,15 @@ impl<'a> Reader<'a> {
             let path = std::str::from_utf8(path).map_err(|_| Refusal::Damaged("a key is no text"))?;
             if let Some(key) = Key::decode(path) {
                 records.push(Stored { key, value: file.slice_ref(value), modified });
+            } else if let Some(key) = path.strip_prefix(EMPTIED).and_then(service_of) {
+                emptied.push((key, UnixMillis(modified.0)));
             }
         }
         if self.left() != 0 {
             return Err(Refusal::Damaged("something follows its last record"));
         }
-        Ok(Contents { image: Image { incarnation, revision, saved_at, records }, confirms, checksum })
+        let image = Image { incarnation, revision, saved_at, records, emptied };
+        Ok(Contents { image, confirms, checksum })
     }
 }
 
@@ -210,6 +225,7 @@ mod tests {
             revision: Revision(77),
             saved_at: UnixMillis(1_790_000_000_000),
             records: records.collect(),
+            emptied: vec![(service_of("prod/former").unwrap(), UnixMillis(1_789_999_000_000))],
         }
     }
 
@@ -273,6 +289,7 @@ mod tests {
     fn a_count_reserves_no_more_than_the_file_can_hold() {
         let mut empty = image();
         empty.records.clear();
+        empty.emptied.clear();
         let mut body = encoded(&empty);
         body.truncate(body.len() - CHECKSUM_BYTES - 8);
         body.extend_from_slice(&u64::MAX.to_le_bytes());
@@ -287,6 +304,19 @@ mod tests {
         body[at..at + 15].copy_from_slice(b"state/inventory");
         let read = decode(&signed(body), &region()).unwrap();
         assert_eq!(read.image.records, image().records[1..]);
+    }
+
+    /// A gateway must start from what the one before it left, and go back to it.
+    #[test]
+    fn a_state_without_emptied_services_is_the_one_of_before() {
+        let (with, mut without) = (image(), image());
+        without.emptied.clear();
+        let former = encoded(&without);
+        assert_eq!(decode(&former.clone().into(), &region()).unwrap().image, without);
+        // What an older version does with the records that it does not know: it leaves them out.
+        assert!(Key::decode("emptied/prod/former").is_none());
+        let added = encoded(&with).len() - former.len();
+        assert_eq!(added, LEAST_RECORD_BYTES + "emptied/prod/former".len());
     }
 
     proptest! {
@@ -324,6 +354,7 @@ mod tests {
                 revision: Revision(revision),
                 saved_at: UnixMillis(saved_at),
                 records: records.collect(),
+                emptied: Vec::new(),
             };
             prop_assert_eq!(decode(&encoded(&image).into(), &region()).unwrap().image, image);
         }

@@ -7,6 +7,7 @@
 //! data_dir/state, state.previous     two generations of the state
 //! data_dir/known                     how far the registry had come, and until when that state was confirmed
 //! data_dir/modules/<sha256>.wasm
+//! data_dir/artefacts/                machine code of modules, and the key that seals it: the policy host's own
 //! ```
 //! Whatever cannot be read is moved to `<name>.damaged` and said so in the log; nothing here can stop a gateway but a
 //! directory that belongs to another.
@@ -178,7 +179,8 @@ impl Disk {
     pub fn confirm(&self, known: Known, proved_at: UnixMillis) -> io::Result<()> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { incarnation, revision } = known;
-        let note = Image { incarnation, revision, saved_at: proved_at, records: Vec::new() };
+        let note =
+            Image { incarnation, revision, saved_at: proved_at, records: Vec::new(), emptied: Vec::new() };
         let confirms = current.unwrap_or(0);
         durable::replace(&self.dir, KNOWN, None, |file| format::encode(file, &self.region, &note, confirms))?;
         Ok(())
@@ -277,6 +279,7 @@ mod tests {
             revision: Revision(revision),
             saved_at: UnixMillis(revision * 1000),
             records: records.collect(),
+            emptied: Vec::new(),
         }
     }
 

@@ -347,6 +347,28 @@ mod tests {
         assert_eq!(loaded.image.unwrap().revision, Revision(11));
     }
 
+    /// What is read after a crash is as old as the last proof on disk, also where nothing happened for a day before it.
+    #[tokio::test]
+    async fn a_quiet_region_stays_as_new_on_disk_as_it_is() {
+        let mut world =
+            world(Pace { min_interval: SOON, confirm: NEVER, confirm_idle: SOON, ..Pace::default() });
+        world.change(7, 3);
+        world.until(saves(1)).await;
+        while world.asked.try_recv().is_ok() {}
+        let before = clock::unix_now();
+        // Nothing moves any more: the registry only says that it is still there.
+        world
+            .until(|stats| {
+                world.directory.currency.prove(clock::monotonic_now());
+                stats.saved_at.load(Ordering::Relaxed) >= before.0 + 20
+            })
+            .await;
+        assert_eq!(world.stats.saves.load(Ordering::Relaxed), 1, "the whole state was written for nothing");
+        assert!(world.asked.try_recv().is_err(), "the keeper was asked for a state that had not changed");
+        let saved_at = world.disk.load().unwrap().image.unwrap().saved_at;
+        assert!(saved_at >= before, "{saved_at:?} is before {before:?}");
+    }
+
     #[tokio::test]
     async fn the_last_change_before_the_end_is_saved() {
         let mut world = world(Pace { min_interval: SOON, ..Pace::default() });

@@ -163,6 +163,9 @@ impl Summaries {
                 // Drains are in the region's own record.
                 Touched::default()
             }
+            (Ok(Some(Stored_::Load(load))), Key::Load(service)) => {
+                self.catalog.set_load(service, Some(load.total))
+            }
             (Err(reason), _) => {
                 tracing::warn!(reason, "keeping what was known");
                 Touched::default()
@@ -174,6 +177,7 @@ impl Summaries {
     fn delete(&mut self, key: Key, at: Revision) -> Touched {
         match key {
             Key::Instance(key) => self.catalog.remove_instance(&key.service, &key.id, at.0),
+            Key::Load(service) => self.catalog.set_load(&service, None),
             Key::Drain(region, zone) => {
                 self.catalog.remove_drain(&(region, zone));
                 Touched::default()
@@ -250,7 +254,7 @@ impl Summaries {
     /// The record of a service; none where it has nothing that counts.
     fn record(&self, service: &ServiceKey) -> Option<bytes::Bytes> {
         let snapshot = self.catalog.snapshot(service, 0)?;
-        let summary = summarize(&snapshot, None);
+        let summary = summarize(&snapshot, self.catalog.load(service));
         (!summary.subsets.is_empty()).then(|| encode_summary(&summary, RECORD_BYTES))
     }
 }

@@ -79,7 +79,11 @@ async fn feed(mut events: mpsc::Receiver<Event>, guardian: mpsc::Sender<Guardian
                     members.insert(id);
                     inputs.push(GuardianInput::Members(members.clone()));
                 }
-                (Some(Record::Beats(leases)), _) => inputs.push(GuardianInput::Beats(leases)),
+                (Some(Record::Beats(beats)), _) => inputs.push(GuardianInput::Beats(beats)),
+                (Some(Record::Load(load)), Key::Load(service)) => {
+                    let told = Some((load.total, stored.modified));
+                    inputs.push(GuardianInput::Loads(vec![(service, told)]));
+                }
                 _ => {}
             }
         }
@@ -93,7 +97,7 @@ async fn feed(mut events: mpsc::Receiver<Event>, guardian: mpsc::Sender<Guardian
 }
 
 struct Gateway {
-    beats: mpsc::Sender<LeaseId>,
+    beats: mpsc::Sender<Beat>,
     stats: Arc<GuardianStats>,
     outbox: Arc<BeatStats>,
     tasks: Vec<JoinHandle<()>>,
@@ -172,7 +176,7 @@ async fn a_silent_instance_is_expired_then_removed_and_the_history_says_why() {
     put(&registry, "beating", &instance("beating", 2, r#","port":80"#)).await;
     let beats = gateway.beats.clone();
     let beating = tokio::spawn(async move {
-        while beats.send(LeaseId(2)).await.is_ok() {
+        while beats.send(LeaseId(2).into()).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
@@ -247,7 +251,7 @@ async fn beats_reach_the_guardian_through_another_gateway_and_survivors_take_ove
     let beating = tokio::spawn(async move {
         loop {
             for n in 0..7 {
-                let _ = beats.send(LeaseId(n)).await;
+                let _ = beats.send(LeaseId(n).into()).await;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

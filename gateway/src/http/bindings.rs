@@ -1,19 +1,25 @@
 //! The routes of bindings: which policy answers for a service or a namespace.
 
 use super::instances::{rfc3339, with_etag};
-use super::request;
+use super::{bound, request, schema};
 use crate::clock;
 use crate::history::value_of;
+use crate::identity::Identity;
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
+use crate::steward::{self, Sight};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
-use meridian_model::binding::{Binding, Bound, LAST_GOOD_KEPT, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT};
-use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
-use meridian_model::registration::{MAX_KEY_BYTES, MAX_PAIRS};
-use meridian_policies::STANDARD;
+use meridian_model::binding::{
+    Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Regions, Stage, Way,
+};
+use meridian_model::names::{Namespace, RegionName, ServiceName};
+use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
+use meridian_model::rollout::{NotPossible, Return, Terms};
+use meridian_model::time::UnixMillis;
+use meridian_policies::Host;
 use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,6 +30,8 @@ use std::sync::Arc;
 /// A binding is 64 KiB of config and little else.
 const BINDING_BODY: usize = MAX_CONFIG_BYTES + 16 * 1024;
 const MAX_CONFLICTS: usize = 8;
+/// Regions that a binding's limits may name.
+const MAX_REGIONS: usize = 64;
 
 /// The body of a binding.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -38,31 +46,117 @@ pub struct BindingBody {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     config: Value,
-    /// `active`.
+    /// `active` replaces what answers; `shadow` and `canary` set the candidate.
     #[serde(default)]
-    stage: Option<Stage>,
-    /// Of a canary.
+    stage: Option<Wish>,
+    /// Of a canary: the part of the lookups that it answers, 0 to 100.
     #[serde(default)]
     percent: Option<f64>,
     /// `{"regions": "all" | ["…"], "maxRemoteShare": 1.0}`.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    limits: Option<Limits>,
+    limits: Option<LimitsBody>,
     /// Labels of callers that reach the policy.
     #[serde(default)]
     caller_labels: Option<BTreeSet<String>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+/// What the host enforces under the policy.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LimitsBody {
+    /// `"all"` (default), or the names of at most 64 regions.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    regions: Option<RegionsBody>,
+    /// Greatest share of lookups that may leave the region, 0 to 1 (default).
+    #[serde(default)]
+    max_remote_share: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be \"all\" or a list of region names")]
+enum RegionsBody {
+    Word(String),
+    Names(Vec<String>),
+}
+
+impl LimitsBody {
+    fn parse(self) -> Result<Limits, Problem> {
+        let all = "must be \"all\" or a list of region names";
+        let regions = match self.regions {
+            None => Regions::All,
+            Some(RegionsBody::Word(word)) if word == "all" => Regions::All,
+            Some(RegionsBody::Word(_)) => return Err(Problem::field("limits.regions", all)),
+            Some(RegionsBody::Names(names)) => {
+                if names.len() > MAX_REGIONS {
+                    let detail = format_args!("must be at most {MAX_REGIONS} names, not {}", names.len());
+                    return Err(Problem::field("limits.regions", detail));
+                }
+                let (mut regions, mut wrong) = (BTreeSet::new(), Vec::new());
+                for (at, name) in names.iter().enumerate() {
+                    match name.parse::<RegionName>() {
+                        Ok(name) => drop(regions.insert(name)),
+                        Err(e) => wrong.push(FieldError::new(
+                            format!("limits.regions[{at}]"),
+                            format_args!("{:.100}: {e}", format!("{name:?}")),
+                        )),
+                    }
+                }
+                if !wrong.is_empty() {
+                    return Err(Problem::fields(wrong));
+                }
+                Regions::Only(regions)
+            }
+        };
+        let max_remote_share = self.max_remote_share.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&max_remote_share) {
+            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
+        }
+        Ok(Limits { regions, max_remote_share })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Stage {
+enum Wish {
+    #[default]
     Active,
     Shadow,
     Canary,
 }
 
+/// The body of a promotion.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PromoteBody {
+    /// The candidate that is meant, `sha256:…`: another is not promoted.
+    #[serde(default)]
+    version: Option<String>,
+    /// Promote against the evidence; needs a reason.
+    #[serde(default)]
+    force: bool,
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
+}
+
+/// The body of a roll-back.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RollbackBody {
+    /// What is to go, `sha256:…`: the candidate, or the active version where there is none. Another is not rolled back, so
+    /// that a call that comes twice, or late, undoes nothing else.
+    #[serde(default)]
+    version: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
+}
+
 struct Wanted {
     bound: Bound,
+    /// As what, if not as the active one.
+    stage: Option<(Stage, f64)>,
     limits: Option<Limits>,
     caller_labels: Option<BTreeSet<SmolStr>>,
 }
@@ -81,112 +175,72 @@ fn target((namespace, service): &Place) -> String {
 
 impl BindingBody {
     fn parse(self, region: &Region) -> Result<Wanted, Problem> {
-        match self.stage.unwrap_or(Stage::Active) {
-            Stage::Active => {}
-            Stage::Shadow | Stage::Canary => {
-                let detail =
-                    "stages shadow and canary are not supported by this version: bind with stage active";
-                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-supported", detail));
+        let stage = match (self.stage.unwrap_or_default(), self.percent) {
+            (Wish::Active, None) => None,
+            (Wish::Shadow, None) => Some((Stage::Shadow, 0.0)),
+            (Wish::Canary, Some(percent)) if (0.0..=100.0).contains(&percent) => {
+                Some((Stage::Canary, percent))
             }
-        }
-        if self.percent.is_some() {
-            return Err(Problem::field(
-                "percent",
-                "belongs to stage canary, which is not supported by this version",
-            ));
-        }
-        let policy: PolicyName = self.policy.parse().map_err(|e| Problem::field("policy", e))?;
-        let version = match self.version {
-            None => newest(region, &policy)?,
-            Some(text) => {
-                let version = text.parse().map_err(|e| Problem::field("version", e))?;
-                require_version(region, &policy, version)?;
-                version
+            (Wish::Canary, Some(_)) => return Err(Problem::field("percent", "must be from 0 to 100")),
+            (Wish::Canary, None) => {
+                let detail = "stage canary needs the part of the lookups that it answers, such as 5";
+                return Err(Problem::field("percent", detail));
+            }
+            (Wish::Active | Wish::Shadow, Some(_)) => {
+                return Err(Problem::field("percent", "belongs to stage canary only"));
             }
         };
-        let config = match self.config {
-            Value::Null => SmolStr::default(),
-            config @ Value::Object(_) => SmolStr::new(config.to_string()),
-            _ => return Err(Problem::field("config", "must be a JSON object")),
-        };
-        if config.len() > MAX_CONFIG_BYTES {
-            return Err(Problem::field(
-                "config",
-                format_args!("must be at most {MAX_CONFIG_BYTES} bytes of JSON"),
-            ));
-        }
-        if let Some(limits) = &self.limits
-            && !(0.0..=1.0).contains(&limits.max_remote_share)
+        let bound = bound::parse(region, &self.policy, self.version.as_deref(), &self.config)?;
+        let limits = self.limits.map(LimitsBody::parse).transpose()?;
+        let labels = self.caller_labels.as_ref();
+        if let Some(labels) = labels
+            && (labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES))
         {
-            return Err(Problem::field("limits.maxRemoteShare", "must be from 0 to 1"));
-        }
-        let labels = self.caller_labels.unwrap_or_default();
-        if labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES) {
             let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
             return Err(Problem::field("callerLabels", detail));
         }
         Ok(Wanted {
-            bound: Bound { policy, version, config },
-            limits: self.limits,
-            caller_labels: Some(labels.into_iter().map(SmolStr::new).collect()),
+            bound,
+            stage,
+            limits,
+            caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
         })
     }
 }
 
-fn standard_version(policy: &PolicyName) -> Option<PolicyVersion> {
-    STANDARD.iter().find(|s| s.name == policy.as_str()).map(|s| PolicyVersion::of(s.module))
-}
-
-/// The newest version: what was uploaded last under the name, else the standard policy of that name.
-fn newest(region: &Region, policy: &PolicyName) -> Result<PolicyVersion, Problem> {
-    let rules = region.directory.rules();
-    let uploaded = rules.policies.values().map(|(m, _)| m).filter(|m| m.name == *policy);
-    let newest = uploaded.max_by_key(|m| m.uploaded_at).map(|m| m.version);
-    newest.or_else(|| standard_version(policy)).ok_or_else(|| {
-        let detail = format!("no policy is called {policy}: upload it with PUT /v1/policies/{policy} first");
-        Problem::field("policy", detail)
-    })
-}
-
-fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion) -> Result<(), Problem> {
-    let known = region.directory.rules().policies.contains_key(&(policy.clone(), version));
-    if known || standard_version(policy) == Some(version) {
-        return Ok(());
-    }
-    let detail = format!("{policy} has no version {version}: GET /v1/policies/{policy} lists what it has");
-    Err(Problem::field("version", detail))
-}
-
-/// Opens the policy with the config over a small made-up service: what it cannot read is refused now, not at lookups.
-async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> {
-    let (region, bound) = (Arc::clone(region), bound.clone());
-    let tried = tokio::task::spawn_blocking(move || {
-        if let Some(standard) = STANDARD.iter().find(|s| PolicyVersion::of(s.module) == bound.version) {
-            let loaded = region.host.load_standard(standard);
-            loaded
-                .map_err(|e| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", e.to_string()))?;
-        }
-        let Some(compiled) = region.host.library().get(&bound.version) else {
-            let detail = "this gateway has not yet loaded that version; try again in a second";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-runnable", detail));
-        };
-        region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
-    });
-    tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?
-}
-
-fn render_bound(bound: &Bound) -> Value {
-    let config: Value = serde_json::from_str(&bound.config).unwrap_or(Value::Null);
-    json!({ "policy": bound.policy, "version": bound.version, "config": config })
+fn way(way: Way) -> Value {
+    serde_json::to_value(way).unwrap_or_default()
 }
 
 fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Value {
+    let mut active = bound::render(&binding.active);
+    let activation = &binding.activation;
+    active["since"] = json!(rfc3339(activation.since));
+    active["way"] = way(activation.way);
+    active["soaked"] = json!(activation.soaked);
+    let candidate = binding.candidate.as_ref().map(|candidate| {
+        let mut value = bound::render(&candidate.bound);
+        value["stage"] = json!(candidate.stage);
+        if candidate.stage == Stage::Canary {
+            value["percent"] = json!(candidate.percent);
+        }
+        value["since"] = json!(rfc3339(candidate.since));
+        if !candidate.fault.is_empty() {
+            value["fault"] = json!(candidate.fault);
+        }
+        value
+    });
+    let last_good = binding.last_good.iter().map(|former| {
+        let mut value = bound::render(&former.bound);
+        value["soaked"] = json!(former.soaked);
+        value
+    });
     json!({
         "namespace": namespace,
         "service": service.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str()),
-        "active": render_bound(&binding.active),
-        "candidate": Value::Null,
-        "lastGood": binding.last_good.iter().map(render_bound).collect::<Vec<_>>(),
+        "active": active,
+        "candidate": candidate,
+        "lastGood": last_good.collect::<Vec<_>>(),
         "limits": binding.limits,
         "callerLabels": binding.caller_labels,
         "updatedAt": rfc3339(binding.updated_at),
@@ -194,21 +248,49 @@ fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Val
     })
 }
 
-/// The binding that results: what was active becomes the newest of the last good ones.
-fn replace(before: Option<&Binding>, wanted: &Wanted) -> Binding {
-    let mut last_good: Vec<Bound> = before.map(|b| b.last_good.clone()).unwrap_or_default();
-    if let Some(before) = before.filter(|b| b.active != wanted.bound) {
-        last_good.insert(0, before.active.clone());
+/// The binding that results. A candidate beside no binding of its own stands beside what answers now.
+fn replace(
+    region: &Region,
+    place: &Place,
+    before: Option<&Binding>,
+    wanted: &Wanted,
+) -> Result<Binding, Problem> {
+    let now = clock::unix_now();
+    let Some((stage, percent)) = wanted.stage else {
+        let terms = Terms {
+            limits: wanted.limits.clone().unwrap_or_default(),
+            caller_labels: wanted.caller_labels.clone().unwrap_or_default(),
+        };
+        let active = wanted.bound.clone();
+        return Ok(match before {
+            Some(before) => before.bind(active, terms, now),
+            None => Binding::new(active, terms, now),
+        });
+    };
+    let base = before.cloned().unwrap_or_else(|| beside(region, place));
+    if base.active == wanted.bound {
+        return Err(Problem::field("version", "answers already: a candidate differs in version or config"));
     }
-    last_good.retain(|bound| *bound != wanted.bound);
-    last_good.truncate(LAST_GOOD_KEPT);
-    Binding {
-        active: wanted.bound.clone(),
-        last_good,
-        limits: wanted.limits.clone().or_else(|| before.map(|b| b.limits.clone())).unwrap_or_default(),
-        caller_labels: wanted.caller_labels.clone().unwrap_or_default(),
-        updated_at: clock::unix_now(),
-        unknown: before.map(|b| b.unknown.clone()).unwrap_or_default(),
+    let same = base.candidate.as_ref().filter(|c| c.bound == wanted.bound && c.stage == stage);
+    let since = same.map_or(now, |candidate| candidate.since);
+    let fault = same.map(|candidate| candidate.fault.clone()).unwrap_or_default();
+    let mut next = base.try_out(Candidate { bound: wanted.bound.clone(), stage, percent, since, fault }, now);
+    if let Some(limits) = &wanted.limits {
+        next.limits = limits.clone();
+    }
+    if let Some(labels) = &wanted.caller_labels {
+        next.caller_labels = labels.clone();
+    }
+    Ok(next)
+}
+
+/// A binding of its own that changes nothing yet: what answers for the place now.
+fn beside(region: &Region, (namespace, service): &Place) -> Binding {
+    let rules = region.directory.rules();
+    let default = rules.bindings.get(&(namespace.clone(), None)).filter(|_| service.is_some());
+    match default {
+        Some((default, _)) => Binding { candidate: None, ..(**default).clone() },
+        None => Binding::new(Host::built_in(), Terms::default(), UnixMillis(0)).soaked(),
     }
 }
 
@@ -223,7 +305,8 @@ fn decode(stored: Stored) -> Option<(Binding, u64)> {
 #[utoipa::path(put, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path, description = "or _default for the whole namespace")),
     request_body(content = BindingBody),
-    responses((status = 201, description = "bound for the first time"), (status = 200, description = "replaced"),
+    responses((status = 201, description = "bound for the first time", body = schema::Binding),
+              (status = 200, description = "replaced", body = schema::Binding),
               (status = "4XX", body = Problem)))]
 pub async fn put(
     State(region): State<Arc<Region>>,
@@ -236,31 +319,50 @@ pub async fn put(
     identity.may_operate(&place.0)?;
     let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
     let wanted = body.parse(&region)?;
-    try_config(&region, &wanted.bound).await?;
-    let precondition = request::precondition(&headers);
+    bound::try_config(&region, &wanted.bound).await?;
+    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason: String::new() };
+    rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
+        .await
+}
+
+struct Edit {
+    action: &'static str,
+    reason: String,
+}
+
+/// Writes what becomes of a binding, on condition that nobody wrote in between.
+async fn rewrite(
+    region: &Region,
+    identity: &Identity,
+    place: &Place,
+    headers: &HeaderMap,
+    edit: Edit,
+    change: impl Fn(Option<&Binding>) -> Result<Binding, Problem>,
+) -> Result<Response, Problem> {
+    let precondition = request::precondition(headers);
     let key = Key::Binding(place.0.clone(), place.1.clone());
     let (mut stored, _) = region.registry.read(&key).await?;
     for _ in 0..MAX_CONFLICTS {
         let revision = stored.as_ref().map(|s| s.modified);
         precondition.check(revision.map(|r| r.0))?;
         let before = stored.and_then(decode).map(|(binding, _)| binding);
-        let binding = replace(before.as_ref(), &wanted);
+        let binding = change(before.as_ref())?;
         let condition = match revision {
             None => Condition::Absent(key.clone()),
             Some(revision) => Condition::Unchanged(key.clone(), revision),
         };
         let deed = Deed {
-            action: "bind",
-            target: target(&place),
-            reason: "",
+            action: edit.action,
+            target: target(place),
+            reason: &edit.reason,
             before: value_of(before.as_ref()),
             after: value_of(Some(&binding)),
         };
         let put = Change::Put(key.clone(), record::encode(&binding)?);
-        match region.write(&identity, condition, put, deed).await? {
+        match region.write(identity, condition, put, deed).await? {
             Ok(Revision(modified)) => {
                 let applied = region.applied(Revision(modified)).await;
-                let mut value = render(&place, &binding, modified);
+                let mut value = render(place, &binding, modified);
                 value["index"] = json!(modified);
                 value["applied"] = json!(applied);
                 let status = if revision.is_none() { StatusCode::CREATED } else { StatusCode::OK };
@@ -272,9 +374,135 @@ pub async fn put(
     Err(Problem::new(StatusCode::CONFLICT, "conflict", "the binding is being changed by others; try again"))
 }
 
+/// Refuses where something else stands there than the caller means.
+fn require_meant(version: Option<&str>, bound: &Bound) -> Result<(), Problem> {
+    if version.is_none_or(|version| version == bound.version.to_string()) {
+        return Ok(());
+    }
+    let detail = format!("{} {} stands there now: look at the binding again", bound.policy, bound.version);
+    Err(Problem::new(StatusCode::CONFLICT, "another-version", detail))
+}
+
+fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.len() > 256 || reason.chars().any(char::is_control) {
+        return Err(Problem::field("reason", "must be at most 256 bytes without control characters"));
+    }
+    Ok(())
+}
+
+impl From<NotPossible> for Problem {
+    fn from(error: NotPossible) -> Self {
+        let code = match error {
+            NotPossible::NoCandidate => "no-candidate",
+            NotPossible::NothingToReturnTo => "nothing-to-return-to",
+        };
+        Self::new(StatusCode::CONFLICT, code, error.to_string())
+    }
+}
+
+/// Let the candidate answer in place of the active version.
+///
+/// Refused while it has failed, has been asked too seldom, or would refuse or move too many lookups by what this gateway
+/// has seen of it; `force` with a reason overrides that.
+#[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/promote", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = PromoteBody),
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
+              (status = 409, description = "no-candidate, or not-proven with what speaks against it", body = Problem)))]
+pub async fn promote(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    let place = place(&namespace, &service)?;
+    identity.may_operate(&place.0)?;
+    let PromoteBody { version, force, reason } =
+        request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    check_reason(&reason)?;
+    if force && reason.trim().is_empty() {
+        return Err(Problem::field("reason", "must say why the evidence is overridden"));
+    }
+    let sights = steward::look(&region.host).await;
+    let edit = Edit { action: if force { "force-promote" } else { "promote" }, reason };
+    rewrite(&region, &identity, &place, &headers, edit, |before| {
+        let before = before.ok_or_else(|| no_such_binding(&place))?;
+        let candidate = before.candidate.as_ref().ok_or(NotPossible::NoCandidate)?;
+        require_meant(version.as_deref(), &candidate.bound)?;
+        if !force {
+            let against = Sight::objection(sights.get(&place), candidate, &region.rollout);
+            if let Some(against) = against {
+                let detail = format!(
+                    "the candidate is not proven: {against}; wait, look at GET …/bindings/{}/diff, or promote with {{\"force\": true, \"reason\": \"…\"}}",
+                    place.1.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str())
+                );
+                return Err(Problem::new(StatusCode::CONFLICT, "not-proven", detail));
+            }
+        }
+        Ok(before.promote(force, clock::unix_now())?)
+    })
+    .await
+}
+
+/// Give up the candidate; without one, let answer what answered before the active version.
+#[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
+              (status = 409, description = "nothing-to-return-to", body = Problem)))]
+pub async fn rollback(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let identity = request::bearer(&region, &headers)?;
+    let place = place(&namespace, &service)?;
+    identity.may_operate(&place.0)?;
+    let RollbackBody { version, reason } =
+        request::json_or_default(&headers, body, request::SMALL_BODY).await?;
+    check_reason(&reason)?;
+    let edit = Edit { action: "rollback", reason };
+    rewrite(&region, &identity, &place, &headers, edit, |before| {
+        let before = before.ok_or_else(|| no_such_binding(&place))?;
+        require_meant(version.as_deref(), before.candidate.as_ref().map_or(&before.active, |c| &c.bound))?;
+        Ok(before.roll_back(Return::Before, clock::unix_now())?)
+    })
+    .await
+}
+
+/// What this gateway has seen of the candidate beside the active version, and of the active one while it soaks.
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}/diff", tag = "operators",
+    params(("ns" = String, Path), ("service" = String, Path)),
+    responses((status = 200, description = "the binding, with what was seen", body = schema::Binding),
+              (status = 404, body = Problem)))]
+pub async fn diff(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let place = place(&namespace, &service)?;
+    request::bearer(&region, &headers)?.may_read(&place.0)?;
+    let rules = region.directory.rules();
+    let Some((binding, modified)) = rules.bindings.get(&place) else { return Err(no_such_binding(&place)) };
+    let sights = steward::look(&region.host).await;
+    let mut value = render(&place, binding, *modified);
+    let sight = sights.get(&place);
+    let active = sight.and_then(|sight| sight.active_of(binding)).cloned().unwrap_or_default();
+    value["active"]["seen"] = steward::render(&active);
+    if let Some(candidate) = &binding.candidate {
+        let evidence = sight.and_then(|sight| sight.candidate_of(candidate)).cloned().unwrap_or_default();
+        value["candidate"]["seen"] = steward::render(&evidence);
+        value["candidate"]["seen"]["services"] = json!(sight.map(Sight::services).unwrap_or_default());
+        value["candidate"]["seen"]["examples"] = json!(sight.map(Sight::examples).unwrap_or_default());
+        value["candidate"]["objection"] = json!(Sight::objection(sight, candidate, &region.rollout));
+    }
+    value["gateway"] = json!(region.me);
+    Ok(axum::Json(value).into_response())
+}
+
 /// The bindings of a namespace.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings", tag = "operators", params(("ns" = String, Path)),
-    responses((status = 200, description = "{items, index, next}"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "a page", body = schema::BindingPage), (status = "4XX", body = Problem)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
     Path(namespace): Path<String>,
@@ -298,7 +526,7 @@ pub async fn list(
 /// One binding.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)),
-    responses((status = 200, description = "the binding"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -317,7 +545,7 @@ pub async fn get(
 
 /// Remove a binding: the namespace's default, or the built-in policy, answers again.
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204), (status = "4XX", body = Problem)))]
+    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,

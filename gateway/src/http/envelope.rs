@@ -34,6 +34,11 @@ fn trace_id(value: &str) -> Option<&str> {
     (version == "00" && trace.len() == 32 && hex && trace.bytes().any(|b| b != b'0')).then_some(trace)
 }
 
+/// The id of a request that brings none.
+fn request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 impl Envelope {
     /// An envelope around a region's routes.
     #[must_use]
@@ -65,6 +70,15 @@ impl Envelope {
         self.answer_routed(request).await
     }
 
+    /// The refusal of what never became a request, with an id, logged and counted like any other.
+    pub(super) fn refused(&self, mut problem: Problem) -> Problem {
+        problem.request_id = request_id();
+        let Problem { request_id, code, detail, .. } = &problem;
+        tracing::debug!(%request_id, code, detail, "refused");
+        self.metrics.count_problem(code);
+        problem
+    }
+
     async fn answer_routed(&self, request: Request<Incoming>) -> Response {
         let started = Instant::now();
         let traceparent = request.headers().get("traceparent").and_then(|v| v.to_str().ok());
@@ -74,7 +88,7 @@ impl Envelope {
             target: "meridian::request", "request", request_id = Empty, %method, path, status = Empty);
         let id = telemetry::join_trace(&span, traceparent)
             .or_else(|| traceparent.and_then(trace_id).map(str::to_owned))
-            .unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+            .unwrap_or_else(request_id);
         span.record("request_id", &id);
         let routed = self.router.clone().oneshot(request.map(Body::new)).instrument(span.clone());
         let mut response = match AssertUnwindSafe(routed).catch_unwind().await {

@@ -1,6 +1,8 @@
 //! The routes of workloads: register, beat, patch, leave.
 
 use super::request::{self, BATCH_BODY, SMALL_BODY};
+use super::schema;
+use super::watching::{Seen, not_modified};
 use crate::clock;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -126,9 +128,9 @@ fn key_of((namespace, service, id): &(String, String, String)) -> Result<Instanc
 /// 201 where it is new, 200 where it was known; the same again writes nothing.
 #[utoipa::path(put, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
-    request_body(content = Object, description = "host, port and zone are required"),
-    responses((status = 201, description = "registered: the instance, index and lease"),
-              (status = 200, description = "replaced, or the same again"),
+    request_body(content = schema::RegistrationRequest, description = "host, port and zone are required"),
+    responses((status = 201, description = "registered: the instance, index and lease", body = schema::Instance),
+              (status = 200, description = "replaced, or the same again", body = schema::Instance),
               (status = "4XX", body = Problem), (status = 503, body = Problem)))]
 pub async fn register(
     State(region): State<Arc<Region>>,
@@ -166,7 +168,7 @@ fn disagreements(region: &Region, key: &InstanceKey, body: &RegistrationBody) ->
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}/heartbeat", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
     request_body(content = Option<BeatBody>),
-    responses((status = 200, description = "{expiresAt, index}"), (status = 404, description = "lease-unknown: register again", body = Problem),
+    responses((status = 200, description = "renewed", body = schema::Beaten), (status = 404, description = "lease-unknown: register again", body = Problem),
               (status = 409, description = "lease-superseded", body = Problem)))]
 pub async fn heartbeat(
     State(region): State<Arc<Region>>,
@@ -186,7 +188,7 @@ pub async fn heartbeat(
 #[utoipa::path(patch, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path)),
     request_body(content = PatchBody, content_type = "application/merge-patch+json"),
-    responses((status = 200, description = "the instance"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "the instance", body = schema::Instance), (status = "4XX", body = Problem)))]
 pub async fn patch(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -195,7 +197,7 @@ pub async fn patch(
 ) -> Result<Response, Problem> {
     let identity = request::bearer(&region, &headers)?;
     let key = key_of(&path)?;
-    let patch: PatchBody = request::json(&headers, body, SMALL_BODY).await?;
+    let patch: PatchBody = request::merge_patch(&headers, body, SMALL_BODY).await?;
     let done = region.patch(&identity, &key, patch, &request::precondition(&headers)).await?;
     Ok(answer(&region, &key, &done))
 }
@@ -204,7 +206,7 @@ pub async fn patch(
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "workloads",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path),
            ("reason" = Option<String>, Query), ("lease" = Option<String>, Query, description = "refused with 409 if superseded")),
-    responses((status = 204), (status = "4XX", body = Problem)))]
+    responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn deregister(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -227,7 +229,8 @@ pub async fn deregister(
 /// One instance.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}/instances/{id}", tag = "lookups",
     params(("ns" = String, Path), ("service" = String, Path), ("id" = String, Path), ("index" = Option<u64>, Query)),
-    responses((status = 200, description = "the instance"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the instance", body = schema::Instance), (status = 304, description = "If-None-Match names its ETag"),
+              (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(path): InstancePath,
@@ -237,11 +240,16 @@ pub async fn get(
     let key = key_of(&path)?;
     region.may_read(request::authorization(&headers), &key.service.namespace)?;
     super::system::require_ready(&region)?;
-    request::await_index(&region, query.as_deref()).await?;
+    let query = query.as_deref();
+    request::await_index(&region, query).await?;
     let Some(known) = region.instance(&key) else {
         let detail = format!("{key} is not registered in region {}", region.name);
         return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-instance", detail));
     };
+    let tag = etag(known.modified);
+    if Seen::of(&headers, query).is_some_and(|seen| seen.covers(&tag, true)) {
+        return Ok(not_modified(&tag));
+    }
     let mut value = render(&region, &key, &known);
     value["index"] = json!(region.directory.currency.index());
     value["ageMs"] = json!(region.directory.currency.age_ms(clock::monotonic_now()));
@@ -284,7 +292,7 @@ struct BeatResult {
 
 /// Renew many leases. Each is authorised on its own; the results are in order.
 #[utoipa::path(post, path = "/v1/heartbeats", tag = "workloads", request_body(content = Beats),
-    responses((status = 200, description = "{results: [{expiresAt, index} or {error}]}"), (status = "4XX", body = Problem)))]
+    responses((status = 200, description = "what became of each, in order", body = schema::BeatResults), (status = "4XX", body = Problem)))]
 pub async fn heartbeats(
     State(region): State<Arc<Region>>,
     headers: HeaderMap,
@@ -312,8 +320,7 @@ async fn one_beat(
     identity: &crate::identity::Identity,
     beat: Value,
 ) -> Result<crate::registrar::Beaten, Problem> {
-    let beat: OneBeat = serde_path_to_error::deserialize(beat)
-        .map_err(|e| Problem::fields(vec![FieldError::new(e.path().to_string(), e.inner())]))?;
+    let beat: OneBeat = serde_path_to_error::deserialize(beat).map_err(request::wrong_shape)?;
     let namespace = beat.namespace.as_deref().unwrap_or("default");
     let service = request::service_key(namespace, &beat.service)?;
     let key = InstanceKey { service, id: request::name(&beat.instance_id)? };

@@ -2,6 +2,7 @@
 //! every request (request id, metrics, problems).
 
 pub mod bindings;
+mod bound;
 mod envelope;
 pub mod instances;
 mod openapi;
@@ -9,9 +10,13 @@ pub mod policies;
 pub mod regions;
 pub mod request;
 pub mod resolve;
+mod schema;
 pub mod server;
 pub mod services;
 pub mod system;
+pub mod trials;
+mod unreadable;
+mod watching;
 
 pub use envelope::Envelope;
 pub use openapi::{document, router};

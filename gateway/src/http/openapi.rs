@@ -1,6 +1,6 @@
 //! The routes, and the description of them that is generated from the same handlers.
 
-use super::{bindings, instances, policies, regions, resolve, services, system};
+use super::{bindings, instances, policies, regions, request, resolve, services, system, trials};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -10,6 +10,9 @@ use axum::response::IntoResponse;
 use http::{StatusCode, Uri};
 use std::sync::Arc;
 use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, Content, OpenApi as OpenApiDocument, Ref, RefOr, Response as Described};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -31,7 +34,7 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(instances::heartbeats))
         .routes(routes!(services::namespaces))
         .routes(routes!(services::services))
-        .routes(routes!(resolve::instances))
+        .routes(routes!(services::instances))
         .routes(routes!(resolve::resolve))
         .routes(routes!(resolve::batch))
         .routes(routes!(policies::list))
@@ -40,6 +43,11 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(policies::module))
         .routes(routes!(bindings::list))
         .routes(routes!(bindings::put, bindings::get, bindings::delete))
+        .routes(routes!(trials::try_out))
+        .routes(routes!(trials::simulate))
+        .routes(routes!(bindings::promote))
+        .routes(routes!(bindings::rollback))
+        .routes(routes!(bindings::diff))
         .routes(routes!(regions::list))
         .routes(routes!(regions::get))
         .routes(routes!(regions::drain))
@@ -50,12 +58,86 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(metrics::scrape))
 }
 
-/// The description of the API.
+/// The scheme under which tokens are described.
+const BEARER: &str = "bearer";
+
+/// The description of the API: what the handlers say of themselves, and what holds for all of them.
 #[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
+pub fn document() -> OpenApiDocument {
     let mut document = routes().to_openapi();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                complete(operation, method, path);
+            }
+        }
+    }
     document
+}
+
+/// A name of its own for an operation: `getRegionsByRegion`, `postRegionsDrain`.
+fn operation_id(method: &str, path: &str) -> String {
+    let mut id = method.to_owned();
+    let mut parts = path.split('/').filter(|part| !part.is_empty() && *part != "v1").peekable();
+    while let Some(part) = parts.next() {
+        let (word, is_parameter) = match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            Some(name) => (name, true),
+            None => (part, false),
+        };
+        // Parameters in between tell nothing that the words around them do not.
+        if is_parameter && parts.peek().is_some() {
+            continue;
+        }
+        if is_parameter {
+            id.push_str("By");
+        }
+        for word in word.split(['.', '_', '-']) {
+            let (first, rest) = word.split_at(word.len().min(1));
+            id.push_str(&first.to_ascii_uppercase());
+            id.push_str(rest);
+        }
+    }
+    id
+}
+
+fn complete(operation: &mut Operation, method: &str, path: &str) {
+    operation.operation_id = Some(operation_id(method, path));
+    let tag = operation.tags.as_ref().and_then(|tags| tags.first()).map_or("", String::as_str);
+    let token = || SecurityRequirement::new(BEARER, std::iter::empty::<String>());
+    operation.security = match tag {
+        // Open, or with a token: `http.reads` says.
+        "lookups" => Some(vec![SecurityRequirement::default(), token()]),
+        "system" => None,
+        _ => Some(vec![token()]),
+    };
+    let responses = &mut operation.responses.responses;
+    // Every refusal is of one kind, whichever handlers name.
+    responses
+        .entry("default".to_owned())
+        .or_insert_with(|| Described::new("refused; the code says why").into());
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && (status == "default" || status.starts_with(['4', '5']))
+        {
+            let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+            response.content =
+                [("application/problem+json".to_owned(), problem.into())].into_iter().collect();
+            if response.description.is_empty() {
+                response.description = "refused; the code says why".to_owned();
+            }
+        }
+    }
 }
 
 /// All routes of a region.
@@ -71,7 +153,7 @@ pub fn router(region: Arc<Region>) -> Router {
         .with_state(region)
 }
 
-/// Hands the route's template to the envelope, which counts by it.
+/// Refuses a path or query that is no text, and hands the route's template to the envelope, which counts by it.
 async fn mark_route(
     request: axum::extract::Request,
     next: axum::middleware::Next,
@@ -80,6 +162,9 @@ async fn mark_route(
     if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
         let detail = "a name in the path is not UTF-8; names are lower-case ASCII letters, digits, - and _";
         return Problem::new(StatusCode::BAD_REQUEST, "bad-name", detail).into_response();
+    }
+    if let Err(problem) = request::require_utf8(request.uri().query()) {
+        return problem.into_response();
     }
     let mut response = next.run(request).await;
     if let Some(route) = route {
@@ -97,4 +182,98 @@ async fn no_such_route(uri: Uri) -> impl IntoResponse {
 async fn wrong_method() -> impl IntoResponse {
     let detail = "this path has no such method; the Allow header lists what it has";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    fn written() -> Value {
+        serde_json::to_value(document()).unwrap()
+    }
+
+    fn operations(document: &Value) -> impl Iterator<Item = (String, &Value)> {
+        let paths = document["paths"].as_object().unwrap();
+        paths.iter().flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .iter()
+                .map(move |(method, operation)| (format!("{method} {path}"), operation))
+        })
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        assert_eq!(operation_id("get", "/v1/regions/{region}"), "getRegionsByRegion");
+        assert_eq!(operation_id("post", "/v1/regions/{region}/drain"), "postRegionsDrain");
+        assert_eq!(operation_id("get", "/openapi.json"), "getOpenapiJson");
+        let document = written();
+        let mut seen = BTreeSet::new();
+        for (at, operation) in operations(&document) {
+            assert!(
+                seen.insert(operation["operationId"].as_str().unwrap()),
+                "{at}: {}",
+                operation["operationId"]
+            );
+        }
+    }
+
+    fn check_references(at: &str, value: &Value, document: &Value) {
+        match value {
+            Value::Object(members) => {
+                if let Some(to) = members.get("$ref").and_then(Value::as_str) {
+                    let found = to.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
+                    assert!(found.is_some(), "{at}: nothing is at {to}");
+                }
+                members
+                    .iter()
+                    .for_each(|(name, value)| check_references(&format!("{at}/{name}"), value, document));
+            }
+            Value::Array(items) => items.iter().for_each(|item| check_references(at, item, document)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = written();
+        check_references("", &document, &document);
+        assert!(document["components"]["schemas"].as_object().unwrap().len() > 20);
+    }
+
+    #[test]
+    fn every_refusal_is_a_problem_and_every_answer_is_described() {
+        let document = written();
+        for (at, operation) in operations(&document) {
+            let responses = operation["responses"].as_object().unwrap();
+            for (status, response) in responses {
+                assert!(!response["description"].as_str().unwrap_or_default().is_empty(), "{at} {status}");
+                let content = response["content"].as_object();
+                if status == "default" || status.starts_with(['4', '5']) {
+                    let kinds: Vec<&String> = content.into_iter().flatten().map(|(kind, _)| kind).collect();
+                    assert_eq!(kinds, ["application/problem+json"], "{at} {status}");
+                } else if status != "204" && status != "304" {
+                    let schemas: Vec<&Value> =
+                        content.into_iter().flatten().map(|(_, c)| &c["schema"]).collect();
+                    assert!(!schemas.is_empty() && schemas.iter().all(|s| s.is_object()), "{at} {status}");
+                }
+            }
+            assert!(responses.contains_key("default"), "{at}");
+        }
+    }
+
+    #[test]
+    fn whoever_writes_bears_a_token() {
+        let document = written();
+        assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+        for (at, operation) in operations(&document) {
+            let open = operation["security"]
+                .as_array()
+                .is_none_or(|ways| ways.iter().any(|way| way == &serde_json::json!({})));
+            let reads = at.starts_with("get ") || at == "post /v1/resolve";
+            assert!(reads || !open, "{at} needs no token");
+        }
+    }
 }

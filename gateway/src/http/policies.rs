@@ -2,11 +2,13 @@
 
 use super::instances::rfc3339;
 use super::request;
+use super::schema;
 use crate::clock;
 use crate::history::value_of;
 use crate::loader::store_module;
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
+use crate::signature;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -14,19 +16,26 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use meridian_model::binding::{Bound, Manifest};
 use meridian_model::names::{PolicyName, PolicyVersion};
-use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD};
+use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD, standard_of};
 use meridian_registry::{Change, Condition, Key, record};
 use serde_json::{Value, json};
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// After which an upload that found the gate busy may come again.
+const BUSY_SECONDS: u32 = 5;
+
 fn refused(rejected: Rejected) -> Problem {
     let status = match rejected.code {
         "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "gate-busy" | "gate-unavailable" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    Problem::new(status, rejected.code, rejected.detail)
+    let (check, input) = (rejected.check.map(String::from), rejected.input.map(String::from));
+    let retry_after = (rejected.code == "gate-busy").then_some(BUSY_SECONDS);
+    let problem = Problem::new(status, rejected.code, rejected.detail);
+    Problem { check, input, retry_after: retry_after.or(problem.retry_after), ..problem }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -43,10 +52,13 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Upload a version of a policy.
 ///
-/// It is checked before it is stored: size, form, world, compilation, and a trial call.
-#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
+/// It is checked before it is stored: size, form, sections, compilation in a process of its own, imports, world, its own test
+/// cases, a corpus of services, purity. A refusal names the check, and the input that it failed on.
+#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path), ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
-    responses((status = 201, description = "{name, version, sizeBytes, report}"), (status = 200, description = "the same bytes were there"),
+    responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
+              (status = 200, description = "the same bytes were there", body = schema::Uploaded),
+              (status = 403, description = "signature-missing or signature-invalid, where the region trusts keys", body = Problem),
               (status = 413, body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
 pub async fn upload(
     State(region): State<Arc<Region>>,
@@ -61,6 +73,7 @@ pub async fn upload(
     let module = request::body(body, MAX_MODULE_BYTES).await?;
     let version = PolicyVersion::of(&module);
     let size = module.len();
+    let signed = require_signature(&region, &headers, version)?;
     let key = Key::Policy(policy.clone(), version);
     let answer = |status: StatusCode, report: Value, index: u64, applied: bool| {
         let value = json!({
@@ -72,16 +85,15 @@ pub async fn upload(
         let index = region.directory.currency.index();
         return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
     }
-    let host = Arc::clone(&region.host);
-    let bytes = module.clone();
-    let checked = tokio::task::spawn_blocking(move || host.check(&bytes)).await.map_err(|_| {
-        Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "does-not-compile",
-            "the compiler failed on this module",
-        )
-    })?;
-    let (compiled, report) = checked.map_err(refused)?;
+    let report = match standard_of(version) {
+        Some(standard) if standard.name == policy.as_str() => {
+            let index = region.directory.currency.index();
+            return Ok(answer(StatusCode::OK, json!({ "unchanged": true, "standard": true }), index, true));
+        }
+        // Its own tests are this program's, and it runs already.
+        Some(standard) => json!({ "aliasOf": standard.name }),
+        None => try_module(&region, module.clone()).await?,
+    };
     let chunks = store_module(&*region.registry, version, module).await?;
     let manifest = Manifest {
         name: policy.clone(),
@@ -90,13 +102,8 @@ pub async fn upload(
         chunks,
         uploaded_at: clock::unix_now(),
         uploaded_by: SmolStr::new(format!("{} {}", identity.issuer(), identity.subject())),
-        unknown: serde_json::Map::new(),
+        unknown: signed,
     };
-    // Runnable here before anyone can bind it.
-    if region.host.insert(compiled).is_err() {
-        let detail = "this gateway holds as many versions as it can; delete some that are not bound";
-        return Err(Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too-many-versions", detail));
-    }
     let deed = Deed {
         action: "upload",
         target: policy.to_string(),
@@ -105,7 +112,6 @@ pub async fn upload(
         after: value_of(Some(&manifest)),
     };
     let put = Change::Put(key.clone(), record::encode(&manifest)?);
-    let report = serde_json::to_value(&report).unwrap_or_default();
     match region.write(&identity, Condition::Absent(key), put, deed).await? {
         Ok(revision) => {
             let applied = region.applied(revision).await;
@@ -116,11 +122,62 @@ pub async fn upload(
     }
 }
 
-fn render(manifest: &Manifest) -> Value {
-    json!({
+/// What the manifest keeps of the upload's signature; nothing, where the region asks for none.
+fn require_signature(
+    region: &Region,
+    headers: &HeaderMap,
+    version: PolicyVersion,
+) -> Result<serde_json::Map<String, Value>, Problem> {
+    if !region.trust.is_required() {
+        return Ok(serde_json::Map::new());
+    }
+    let forbidden = |code, detail: String| Problem::new(StatusCode::FORBIDDEN, code, detail);
+    let Some(sent) = headers.get(signature::HEADER) else {
+        let detail = "this region takes only signed modules: `meridian policy sign FILE --key KEY.pem`, then `meridian policy \
+                      push NAME FILE --signature FILE.sig` (or the header Meridian-Signature)";
+        return Err(forbidden("signature-missing", detail.into()));
+    };
+    let verified = sent
+        .to_str()
+        .map_err(|_| signature::SignatureError::NotASignature)
+        .and_then(|text| region.trust.verify(version, text));
+    verified.map_err(|error| forbidden("signature-invalid", format!("{version}: {error}")))
+}
+
+/// Runs the gate where blocking is allowed. What passes is runnable here before anyone can bind it.
+async fn try_module(region: &Arc<Region>, module: Bytes) -> Result<Value, Problem> {
+    let host = Arc::clone(&region.host);
+    let tried = tokio::task::spawn_blocking(move || {
+        let (compiled, report) = host.check(&module).map_err(refused)?;
+        host.insert(compiled).map_err(|_| {
+            let detail = "this gateway holds as many versions as it can; delete some that are not bound";
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too-many-versions", detail)
+        })?;
+        Ok(serde_json::to_value(&report).unwrap_or_default())
+    });
+    tried.await.map_err(|_| {
+        let detail = "the gate failed on this module";
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "does-not-compile", detail)
+    })?
+}
+
+fn render(region: &Region, manifest: &Manifest) -> Value {
+    let mut value = json!({
         "version": manifest.version, "sizeBytes": manifest.size_bytes, "uploadedAt": rfc3339(manifest.uploaded_at),
         "uploadedBy": manifest.uploaded_by, "standard": false,
-    })
+    });
+    if let Some(signature) = signature::kept(&manifest.unknown) {
+        value["signature"] = signature.clone();
+    }
+    if let Some(standard) = standard_of(manifest.version) {
+        value["aliasOf"] = json!(standard.name);
+        value["description"] = json!(standard.description);
+    } else if let Some(compiled) = region.host.library().get(&manifest.version)
+        && let Some(description) = compiled.carried().description()
+    {
+        value["description"] = json!(description);
+    }
+    value
 }
 
 /// All versions of every policy, newest first, the standard ones at the end of theirs.
@@ -130,7 +187,7 @@ fn versions(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
     manifests.sort_by_key(|m| std::cmp::Reverse(m.uploaded_at));
     let mut all: BTreeMap<PolicyName, Vec<Value>> = BTreeMap::new();
     for manifest in manifests {
-        all.entry(manifest.name.clone()).or_default().push(render(manifest));
+        all.entry(manifest.name.clone()).or_default().push(render(region, manifest));
     }
     for standard in &STANDARD {
         let Ok(name) = standard.name.parse::<PolicyName>() else { continue };
@@ -152,7 +209,9 @@ fn bound_to(
     let names = |bound: &Bound| bound.policy == *policy && bound.version == version;
     let rules = region.directory.rules();
     let bound = rules.bindings.iter().filter(|(_, (binding, _))| {
-        names(&binding.active) || (also_last_good && binding.last_good.iter().any(names))
+        names(&binding.active)
+            || binding.candidate.as_ref().is_some_and(|candidate| names(&candidate.bound))
+            || (also_last_good && binding.last_good.iter().any(|former| names(&former.bound)))
     });
     let default = meridian_model::binding::NAMESPACE_DEFAULT;
     bound.map(|((ns, s), _)| format!("{ns}/{}", s.as_ref().map_or(default, |s| s.as_str()))).collect()
@@ -161,7 +220,7 @@ fn bound_to(
 /// All policies.
 #[utoipa::path(get, path = "/v1/policies", tag = "operators",
     params(("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, versions}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::PolicyPage)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
@@ -179,7 +238,7 @@ pub async fn list(
 
 /// One policy with its versions.
 #[utoipa::path(get, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path)),
-    responses((status = 200, description = "{name, versions}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the policy", body = schema::Policy), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(policy): Path<String>,
@@ -215,7 +274,7 @@ fn standard_module(policy: &PolicyName, version: PolicyVersion) -> Option<&'stat
 /// One version, with who is bound to it.
 #[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, description = "{name, version, sizeBytes, boundBy}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the version", body = schema::PolicyVersion), (status = 404, body = Problem)))]
 pub async fn version(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
@@ -231,13 +290,14 @@ pub async fn version(
     value["name"] = json!(policy);
     value["boundBy"] = json!(bound_to(&region, &policy, version, false));
     value["runnable"] = json!(region.host.library().contains(&version));
+    value["schema"] = json!(region.host.carried(version).and_then(|carried| carried.schema()));
     Ok(axum::Json(value).into_response())
 }
 
 /// The module of a version.
 #[utoipa::path(get, path = "/v1/policies/{name}/versions/{version}/module", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 200, description = "application/wasm"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "the module", body = Vec<u8>, content_type = "application/wasm"), (status = 404, body = Problem)))]
 pub async fn module(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
@@ -266,7 +326,7 @@ pub async fn module(
 /// Delete a version that nothing is bound to.
 #[utoipa::path(delete, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
     params(("name" = String, Path), ("version" = String, Path)),
-    responses((status = 204), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
+    responses((status = 204, description = "removed"), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
@@ -282,7 +342,7 @@ pub async fn delete(
     let bound = bound_to(&region, &policy, version, true);
     if !bound.is_empty() {
         let detail = format!(
-            "{policy} {version} is active or last good in {}: bind another version there first",
+            "{policy} {version} is active, a candidate or last good in {}: bind another version there first",
             bound.join(", ")
         );
         return Err(Problem::new(StatusCode::CONFLICT, "still-bound", detail));
@@ -307,7 +367,7 @@ pub async fn delete(
             let shared = region.directory.rules().policies.keys().any(|(_, other)| *other == version);
             if !shared {
                 region.registry.delete_chunks(version).await?;
-                region.host.library().remove(&version);
+                region.host.remove(version);
             }
             Ok(StatusCode::NO_CONTENT)
         }

@@ -2,6 +2,7 @@
 
 use super::instances::rfc3339;
 use super::request;
+use super::schema;
 use super::system::require_ready;
 use crate::clock;
 use crate::directory::Drains;
@@ -17,6 +18,7 @@ use meridian_model::names::{RegionName, ZoneName};
 use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::remote::Freshness;
 use meridian_model::status::Status;
+use meridian_model::summary::headroom;
 use meridian_registry::{Change, Condition, Key, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -62,10 +64,12 @@ fn drains_of(region: &RegionName, drains: &Drains) -> (Value, Value) {
 fn own(region: &Region, drains: &Drains) -> Value {
     let currency = &region.directory.currency;
     let services = region.directory.services();
-    let (mut count, mut healthy, mut total) = (0u64, 0u64, 0u64);
+    let (mut count, mut healthy, mut total, mut room) = (0u64, 0u64, 0u64, None);
     for published in services.values() {
         let snapshot = published.current();
         count += u64::from(!snapshot.endpoints.is_empty());
+        room =
+            [room, headroom(&snapshot, published.load())].into_iter().flatten().reduce(u64::saturating_add);
         for endpoint in &snapshot.endpoints {
             healthy += u64::from(endpoint.status == Status::Healthy);
             total += u64::from(!matches!(endpoint.status, Status::Starting | Status::Draining));
@@ -76,7 +80,8 @@ fn own(region: &Region, drains: &Drains) -> Value {
     json!({
         "region": region.name, "self": true, "freshness": Freshness::of_age_ms(age), "ageMs": age, "reachable": true,
         "incarnation": life.incarnation, "index": life.index(), "roundTripMs": 0,
-        "ramp": meridian_model::remote::FULL_RAMP, "services": count, "healthy": healthy, "total": total,
+        "ramp": meridian_model::remote::FULL_RAMP, "headroom": room,
+        "services": count, "healthy": healthy, "total": total,
         "draining": draining, "drainingZones": zones, "zones": region.zones,
     })
 }
@@ -91,10 +96,10 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
     });
     if let Some(page) = other.page() {
         let told = json!({
-            "reachable": page.standing.reachable, "incarnation": page.incarnation.to_string(), "index": page.index,
+            "reachable": page.reachable, "incarnation": page.incarnation.to_string(), "index": page.index,
             "roundTripMs": page.standing.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
-            "services": page.services, "healthy": page.healthy, "total": page.total,
-            "shownFreshness": page.standing.freshness,
+            "zones": page.zones, "services": page.services, "healthy": page.healthy, "total": page.total,
+            "shownFreshness": page.standing.freshness, "shownReachable": page.standing.reachable,
             "told": { "draining": page.notice.draining, "drainingZones": page.notice.draining_zones,
                       "ingress": page.notice.ingress },
         });
@@ -107,8 +112,7 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
 
 /// Every region that this gateway knows, its own first.
 #[utoipa::path(get, path = "/v1/regions", tag = "lookups",
-    responses((status = 200, description = "{items: [{region, self, freshness, ageMs, reachable, roundTripMs, ramp, headroom, \
-        services, healthy, total, incarnation, index, draining, drainingZones, told}], index}")))]
+    responses((status = 200, description = "all that are known", body = schema::RegionList)))]
 pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Result<Response, Problem> {
     require_ready(&region)?;
     require_reader(&region, &headers)?;
@@ -123,7 +127,7 @@ pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Resu
 
 /// One region.
 #[utoipa::path(get, path = "/v1/regions/{region}", tag = "lookups", params(("region" = String, Path)),
-    responses((status = 200, description = "{region, self, freshness, ageMs, reachable, …}"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "how it stands", body = schema::Region), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
@@ -163,7 +167,9 @@ fn no_such_region(region: &Region, name: &RegionName) -> Problem {
 /// Asks for a region, or one of its zones, to be spared: its traffic yields to others, and it stays the last resort.
 #[utoipa::path(post, path = "/v1/regions/{region}/drain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query, description = "only this zone")),
-    request_body(content = DrainBody), responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    request_body(content = DrainBody),
+    responses((status = 200, description = "asked for", body = schema::Drained), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn drain(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
@@ -177,7 +183,7 @@ pub async fn drain(
 /// Ends a drain.
 #[utoipa::path(post, path = "/v1/regions/{region}/undrain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = DrainBody),
-    responses((status = 200), (status = 403, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, description = "ended", body = schema::Drained), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn undrain(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
@@ -188,26 +194,39 @@ pub async fn undrain(
     change(&region, &name, query.as_deref(), &headers, body, false).await
 }
 
-/// What is to be spared, if there is such a thing.
-fn drained(region: &Region, name: &str, query: Option<&str>) -> Result<Drained, Problem> {
+/// What is to be spared, if there is such a thing; and a warning where that is a zone of another region that it has not
+/// told of so far. It may be about to.
+fn target_of(region: &Region, name: &str, query: Option<&str>) -> Result<(Drained, Option<String>), Problem> {
     let name: RegionName = request::name(name)?;
     let zone: Option<ZoneName> = match request::parameter(query, "zone") {
         Some(zone) => Some(request::name(&zone)?),
         None => None,
     };
-    let own = name == region.name;
-    if !own && !region.directory.currency.others().iter().any(|o| o.name == name) {
-        return Err(no_such_region(region, &name));
+    let list = |zones: &mut dyn Iterator<Item = &ZoneName>| {
+        let zones: Vec<&str> = zones.map(ZoneName::as_str).collect();
+        if zones.is_empty() { "none".to_owned() } else { zones.join(", ") }
+    };
+    let mut warning = None;
+    if name == region.name {
+        if let Some(zone) = zone.as_ref().filter(|zone| !region.zones.contains(*zone)) {
+            let known = list(&mut region.zones.iter());
+            let detail = format!("region {name} has no zone {zone}; it has {known}");
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no-such-zone", detail));
+        }
+    } else {
+        let others = region.directory.currency.others();
+        let Some(other) = others.iter().find(|o| o.name == name) else {
+            return Err(no_such_region(region, &name));
+        };
+        let told = other.page().map(|page| page.zones.clone()).unwrap_or_default();
+        if let Some(zone) = zone.as_ref().filter(|zone| !told.contains(*zone)) {
+            let known = list(&mut told.iter());
+            warning = Some(format!(
+                "{name} has told of no instance in a zone {zone}; zones that it told of: {known}"
+            ));
+        }
     }
-    if let Some(zone) = &zone
-        && own
-        && !region.zones.contains(zone)
-    {
-        let zones: Vec<&str> = region.zones.iter().map(|z| z.as_str()).collect();
-        let detail = format!("region {name} has no zone {zone}; it has {}", zones.join(", "));
-        return Err(Problem::new(StatusCode::NOT_FOUND, "no-such-zone", detail));
-    }
-    Ok((name, zone))
+    Ok(((name, zone), warning))
 }
 
 async fn change(
@@ -220,14 +239,15 @@ async fn change(
 ) -> Result<Response, Problem> {
     let identity = request::bearer(region, headers)?;
     identity.may_operate_region()?;
-    let (name, zone) = drained(region, name, query)?;
+    let ((name, zone), warning) = target_of(region, name, query)?;
+    let warning = warning.filter(|_| drains);
     let body: DrainBody = request::json_or_default(headers, body, DRAIN_BODY).await?;
     let reason = body.reason.unwrap_or_default();
     if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
         let detail = format_args!("must be at most {MAX_REASON} bytes without control characters");
         return Err(Problem::field("reason", detail));
     }
-    let key = Key::Drain(name.clone(), zone.clone());
+    let (key, drained) = (Key::Drain(name.clone(), zone.clone()), (name.clone(), zone.clone()));
     let target = match &zone {
         Some(zone) => format!("region {name} zone {zone}"),
         None => format!("region {name}"),
@@ -243,7 +263,7 @@ async fn change(
             _ => false,
         };
         if unchanged {
-            return Ok(answer(&name, zone.as_ref(), drains, at.0, true));
+            return Ok(answer(&drained, drains, at.0, true, warning));
         }
         if drains && standing.is_none() && region.directory.rules().drains.len() >= MAX_DRAINS {
             let detail = format!("{MAX_DRAINS} drains are in force, as many as there may be; end some first");
@@ -274,15 +294,24 @@ async fn change(
         let write = meridian_registry::Write { conditions: vec![condition], changes };
         if let Ok(revision) = first_conflict(region.registry.commit(write).await?) {
             let applied = region.applied(revision).await;
-            return Ok(answer(&name, zone.as_ref(), drains, revision.0, applied));
+            return Ok(answer(&drained, drains, revision.0, applied, warning));
         }
     }
     let detail = "others keep writing the same drain; look at GET /v1/regions and try again";
     Err(Problem::new(StatusCode::CONFLICT, "conflict", detail))
 }
 
-fn answer(name: &RegionName, zone: Option<&ZoneName>, drains: bool, index: u64, applied: bool) -> Response {
-    let value =
+fn answer(
+    (name, zone): &Drained,
+    drains: bool,
+    index: u64,
+    applied: bool,
+    warning: Option<String>,
+) -> Response {
+    let mut value =
         json!({ "region": name, "zone": zone, "draining": drains, "index": index, "applied": applied });
+    if let (Some(warning), Value::Object(value)) = (warning, &mut value) {
+        value.insert("warning".to_owned(), Value::String(warning));
+    }
     axum::Json(value).into_response()
 }

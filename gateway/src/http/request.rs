@@ -47,28 +47,51 @@ pub async fn body(body: Body, limit: usize) -> Result<Bytes, Problem> {
     }
 }
 
-/// Refuses a body that says it is something else than JSON. One that says nothing is taken for JSON.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+/// JSON, the media type of every body but modules.
+const JSON: &str = "application/json";
+/// JSON merge patches (RFC 7396), which may also come as plain JSON.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// Refuses a body that says it is something else than `expected`. One that says nothing is taken for it.
+fn check_media_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let media =
-        value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if media == "application/json" || media == "application/merge-patch+json" {
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if expected.iter().any(|expected| media.eq_ignore_ascii_case(expected)) {
         return Ok(());
     }
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "media-type",
-        "send the body as Content-Type: application/json",
-    ))
+    let detail = format!("send the body as Content-Type: {}", expected.join(" or "));
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail))
 }
 
-/// Reads a JSON body. An empty one gives `T`'s default where `empty` allows it.
+/// Refuses a body that says it is no JSON.
+///
+/// # Errors
+/// 415.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    check_media_type(headers, &[JSON])
+}
+
+/// Reads a JSON body.
 ///
 /// # Errors
 /// 400 where it is no JSON, 422 where it is JSON of another shape (with the field), 413, 415.
 pub async fn json<T: DeserializeOwned>(headers: &HeaderMap, from: Body, limit: usize) -> Result<T, Problem> {
     let bytes = body(from, limit).await?;
-    check_media_type(headers)?;
+    require_json(headers)?;
+    parse_json(&bytes)
+}
+
+/// Reads a JSON merge patch.
+///
+/// # Errors
+/// As [`json`].
+pub async fn merge_patch<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    from: Body,
+    limit: usize,
+) -> Result<T, Problem> {
+    let bytes = body(from, limit).await?;
+    check_media_type(headers, &[MERGE_PATCH, JSON])?;
     parse_json(&bytes)
 }
 
@@ -85,7 +108,7 @@ pub async fn json_or_default<T: DeserializeOwned + Default>(
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    check_media_type(headers)?;
+    require_json(headers)?;
     parse_json(&bytes)
 }
 
@@ -112,12 +135,17 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem>
             if let Err(syntax) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
                 return Err(malformed(syntax.to_string()));
             }
-            let place = error.path().to_string();
-            let field = if place == "." { String::new() } else { place };
-            Err(Problem::fields(vec![FieldError::new(field, error.into_inner())]))
+            Err(wrong_shape(error))
         }
         Err(error) => Err(malformed(error.into_inner().to_string())),
     }
+}
+
+/// 422 for JSON of another shape, with the field; an empty one is the whole.
+pub fn wrong_shape(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let place = error.path().to_string();
+    let field = if place == "." { String::new() } else { place };
+    Problem::fields(vec![FieldError::new(field, error.into_inner())])
 }
 
 /// A name from the path or the query.
@@ -134,6 +162,28 @@ pub fn name<T: FromStr<Err = BadName>>(text: &str) -> Result<T, Problem> {
 /// 400 with the grammar.
 pub fn service_key(namespace: &str, service: &str) -> Result<ServiceKey, Problem> {
     Ok(ServiceKey::new(name(namespace)?, name(service)?))
+}
+
+/// Refuses a query in which something is not UTF-8 once it is decoded: what cannot be read would be taken for the same
+/// as everything else that cannot, two keys for one.
+///
+/// # Errors
+/// 400 with the parameter.
+pub fn require_utf8(query: Option<&str>) -> Result<(), Problem> {
+    let broken = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().is_err();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| pair.contains('%')) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let shown: String = name.chars().take(80).collect();
+        if broken(name) {
+            return Err(Problem::bad_query(format!("the name of the parameter {shown} is not UTF-8")));
+        }
+        if broken(value) {
+            return Err(Problem::bad_query(format!(
+                "the value of {shown} is not UTF-8; what is no text can be sent in hexadecimal or base64"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The pairs of a query, decoded, in order.
@@ -259,6 +309,26 @@ mod tests {
         assert_eq!(check("[1,2]").0, 422);
         assert_eq!(check(" []").0, 422);
         assert_eq!(check("[").0, 400);
+    }
+
+    #[test]
+    fn a_query_that_is_not_utf8_is_refused_with_the_parameter() {
+        for query in ["", "key=caf%C3%A9&label.x=%F0%9F%92%A1", "key=%zz&%=%", "a=b&&=", "key=%EF%BF%BD"] {
+            assert!(require_utf8(Some(query)).is_ok(), "{query}");
+        }
+        for (query, named) in [
+            ("zone=z&key=%ff", "value of key"),
+            ("key=%C3", "value of key"),
+            ("label.x=a%80b", "value of label.x"),
+            ("label.%ff=x", "parameter label.%ff"),
+            ("%fe", "parameter %fe"),
+            ("next=%ED%A0%80", "value of next"),
+            ("key=%C0%AF", "value of key"),
+        ] {
+            let problem = require_utf8(Some(query)).unwrap_err();
+            assert_eq!((problem.status, problem.code), (400, "bad-query"), "{query}");
+            assert!(problem.detail.contains(named), "{query}: {}", problem.detail);
+        }
     }
 
     #[test]

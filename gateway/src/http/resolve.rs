@@ -4,8 +4,9 @@
 //! `fast`. Everything else goes through the ordinary handlers and gives the same answers.
 
 use super::request::{self, BATCH_BODY};
-use super::services::instances_of;
+use super::schema;
 use super::system::require_ready;
+use super::watching::{self, Patience, not_modified, wants_stream};
 use crate::clock;
 use crate::config::Reads;
 use crate::directory::ServiceRef;
@@ -18,10 +19,8 @@ use crate::problem::Problem;
 use crate::region::Region;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use meridian_model::names::ZoneName;
 use meridian_model::registration::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use meridian_model::selection::key_hash;
@@ -29,13 +28,8 @@ use meridian_policies::{Lookup, Pending, Worker};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// `wait=` where none is given, and at most.
-const DEFAULT_WAIT: Duration = Duration::from_secs(300);
-const MAX_WAIT: Duration = Duration::from_secs(600);
 /// Lookups in one batch.
 const MAX_BATCH: usize = 1_000;
 /// Room for the answer to a plain lookup; a longer one makes it grow.
@@ -167,7 +161,7 @@ fn answer(region: &Region, plain: &Plain<'_>) -> Fast<Response> {
             Lookup::Cold(pending) => Some(Err(pending)),
             Lookup::Routed(routed) => {
                 single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
-                etag = Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))));
+                etag = Some(tag(routed.fingerprint()));
                 Some(Ok(()))
             }
         }
@@ -202,7 +196,7 @@ fn with_worker<R>(
     })
 }
 
-fn json_response(body: Vec<u8>, etag: Option<&str>) -> Response {
+pub(super) fn json_response(body: Vec<u8>, etag: Option<&str>) -> Response {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -212,61 +206,13 @@ fn json_response(body: Vec<u8>, etag: Option<&str>) -> Response {
     response
 }
 
-fn tagged(problem: Problem) -> Response {
+pub(super) fn tagged(problem: Problem) -> Response {
     let tag = problem_tag(&problem);
     let mut response = problem.into_response();
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
-}
-
-/// What a request that watches has seen, and how long it waits.
-struct Patience {
-    seen: Option<String>,
-    wait: Option<Duration>,
-}
-
-impl Patience {
-    fn of(headers: &HeaderMap, query: Option<&str>) -> Result<Self, Problem> {
-        let header = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let parameter = request::parameter(query, "etag").map(|tag| match tag.starts_with('"') {
-            true => tag,
-            false => format!("\"{tag}\""),
-        });
-        let seen = header.or(parameter).map(|tag| tag.trim_start_matches("W/").to_owned());
-        let wait = match request::parameter(query, "wait") {
-            None => None,
-            Some(text) if text.is_empty() => Some(DEFAULT_WAIT),
-            Some(text) => {
-                let wait =
-                    crate::duration::parse(&text).map_err(|e| Problem::bad_query(format!("wait {e}")))?;
-                Some(wait.min(MAX_WAIT))
-            }
-        };
-        Ok(Self { seen, wait })
-    }
-
-    /// The wait with up to a sixteenth more, so that watchers that came together do not return together.
-    fn deadline(wait: Duration) -> tokio::time::Instant {
-        let jitter = wait.mul_f64((clock::entropy() >> 11) as f64 / (1u64 << 53) as f64 / 16.0);
-        tokio::time::Instant::now() + wait + jitter
-    }
-}
-
-fn not_modified(tag: &str) -> Response {
-    let mut response = StatusCode::NOT_MODIFIED.into_response();
-    if let Ok(tag) = HeaderValue::from_str(tag) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    response
-}
-
-fn wants_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.split(',').any(|media| media.trim().starts_with("text/event-stream")))
 }
 
 /// Where to send traffic for a service, right now.
@@ -278,7 +224,8 @@ fn wants_stream(headers: &HeaderMap) -> bool {
         ("label.K" = Option<String>, Query, description = "the caller's label K, if the binding lets it through"),
         ("explain" = Option<bool>, Query), ("index" = Option<u64>, Query, description = "at least this index; waits up to 1 s"),
         ("etag" = Option<String>, Query), ("wait" = Option<String>, Query, description = "with etag or If-None-Match: until the answer differs, default 5m, at most 10m")),
-    responses((status = 200, description = "the answer, with an ETag over the whole plan"), (status = 304, description = "unchanged"),
+    responses((status = 200, description = "the answer, with an ETag over the whole plan; as text/event-stream the answers as they change",
+         content((schema::Lookup = "application/json"), (String = "text/event-stream"))), (status = 304, description = "unchanged"),
         (status = 404, description = "no-such-service", body = Problem),
         (status = 503, description = "none-registered, none-healthy, refused-by-policy, too-stale, not-ready, index-behind", body = Problem)))]
 pub async fn resolve(
@@ -293,23 +240,26 @@ pub async fn resolve(
     request::await_index(&region, query).await?;
     let patience = Patience::of(&headers, query)?;
     if wants_stream(&headers) {
-        return Ok(stream(&region, question, &headers));
+        return Ok(listen(&region, question, &headers));
     }
-    let answer = match (patience.wait, &patience.seen) {
-        (Some(wait), Some(seen)) => {
+    let answer = match patience.wait.filter(|_| patience.seen.is_some()) {
+        None => Final::of(&region, &question).await,
+        Some(wait) => {
             let mut watching = region.hub().watch(&question);
-            tokio::select! {
-                answer = watching.other_than(Some(seen)) => answer,
-                () = tokio::time::sleep_until(Patience::deadline(wait)) => return Ok(not_modified(seen)),
-                () = region.stop.cancelled() => return Ok(not_modified(seen)),
+            let other = watching.until(|newest| !patience.covers(&newest.tag, newest.outcome.is_ok()));
+            let other = tokio::select! {
+                answer = other => Some(answer),
+                () = tokio::time::sleep_until(Patience::deadline(wait)) => None,
+                () = region.stop.cancelled() => None,
+            };
+            match other.or_else(|| watching.newest()) {
+                Some(answer) => answer,
+                // Nothing was evaluated within so short a wait.
+                None => Final::of(&region, &question).await,
             }
         }
-        _ => match evaluate(&region, &question).await {
-            Ok(evaluated) => Final { tag: evaluated.tag(&question).into(), outcome: Ok(Arc::new(evaluated)) },
-            Err(problem) => Final { tag: problem_tag(&problem).into(), outcome: Err(problem) },
-        },
     };
-    if patience.seen.as_deref() == Some(&*answer.tag) {
+    if patience.covers(&answer.tag, answer.outcome.is_ok()) {
         return Ok(not_modified(&answer.tag));
     }
     Ok(match render(&region, &question, &answer) {
@@ -323,84 +273,23 @@ fn render(region: &Region, question: &Question, answer: &Final) -> Result<Vec<u8
     evaluated.render(region, question)
 }
 
-/// `snapshot`, then `change`, each with the tag as its id. A slow reader skips to the newest.
-fn stream(region: &Arc<Region>, question: Question, headers: &HeaderMap) -> Response {
-    let seen =
-        headers.get("last-event-id").and_then(|v| v.to_str().ok()).map(|tag| match tag.starts_with('"') {
-            true => tag.to_owned(),
-            false => format!("\"{tag}\""),
-        });
-    let resumed = seen.is_some();
-    let watching = region.hub().watch(&question);
-    let state = (watching, seen, !resumed, Arc::clone(region), question);
-    let events = futures::stream::unfold(state, |(mut watching, seen, first, region, question)| async move {
-        let answer = tokio::select! {
-            answer = watching.other_than(seen.as_deref()) => answer,
-            () = region.stop.cancelled() => return None,
-        };
-        let data = match render(&region, &question, &answer) {
-            Ok(body) => String::from_utf8(body).unwrap_or_default(),
-            Err(problem) => String::from_utf8(problem.body()).unwrap_or_default(),
-        };
-        let name = if first { "snapshot" } else { "change" };
-        let event = Event::default().event(name).id(answer.tag.trim_matches('"')).data(data);
-        Some((Ok::<_, Infallible>(event), (watching, Some(answer.tag.to_string()), false, region, question)))
-    });
-    let alive = KeepAlive::new().interval(Duration::from_secs(15));
-    let mut response = Sse::new(events.boxed()).keep_alive(alive).into_response();
-    // Proxies that buffer would hold every change back.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-/// The instances of a service themselves, without any policy.
-#[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}", tag = "lookups",
-    params(("ns" = String, Path), ("service" = String, Path), ("health" = Option<String>, Query, description = "all (default) or passing"),
-        ("limit" = Option<u32>, Query), ("next" = Option<String>, Query), ("index" = Option<u64>, Query),
-        ("etag" = Option<String>, Query), ("wait" = Option<String>, Query)),
-    responses((status = 200, description = "{items, index, next}"), (status = 304), (status = 404, body = Problem)))]
-pub async fn instances(
-    State(region): State<Arc<Region>>,
-    Path((namespace, service)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let key = request::service_key(&namespace, &service)?;
-    region.may_read(request::authorization(&headers), &key.namespace)?;
-    require_ready(&region)?;
-    let query = query.as_deref();
-    request::await_index(&region, query).await?;
-    let passing = match request::parameter(query, "health").as_deref() {
-        None | Some("all") => false,
-        Some("passing") => true,
-        Some(_) => return Err(Problem::bad_query("health must be all or passing")),
-    };
-    let page = request::page(query)?;
-    let patience = Patience::of(&headers, query)?;
-    let deadline = patience.wait.map(Patience::deadline);
-    loop {
-        let mut changes = region.directory.changes(&key);
-        let (tag, response) = match region.directory.get(&key) {
-            None => {
-                let problem = super::services::no_such_service(&region, &key);
-                (problem_tag(&problem), tagged(problem))
-            }
-            Some(published) => {
-                let (value, digest) = instances_of(&region, &published.current(), passing, &page);
-                let tag = format!("\"{digest:016x}\"");
-                (tag.clone(), json_response(value.to_string().into_bytes(), Some(&tag)))
-            }
-        };
-        if patience.seen.as_deref() != Some(tag.as_str()) {
-            return Ok(response);
-        }
-        let Some(deadline) = deadline else { return Ok(not_modified(&tag)) };
-        tokio::select! {
-            () = changes.next() => {}
-            () = tokio::time::sleep_until(deadline) => return Ok(not_modified(&tag)),
-            () = region.stop.cancelled() => return Ok(not_modified(&tag)),
-        }
-    }
+/// The answer, and every other one after it. A slow reader skips to the newest.
+fn listen(region: &Arc<Region>, question: Question, headers: &HeaderMap) -> Response {
+    let seen = watching::last_event(headers);
+    let first = seen.is_none();
+    let state = (region.hub().watch(&question), seen, first, Arc::clone(region), question);
+    watching::stream(futures::stream::unfold(
+        state,
+        |(mut watching, seen, first, region, question)| async move {
+            let answer = tokio::select! {
+                answer = watching.until(|newest| Some(&*newest.tag) != seen.as_deref()) => answer,
+                () = region.stop.cancelled() => return None,
+            };
+            let body = render(&region, &question, &answer).unwrap_or_else(|problem| problem.body());
+            let event = watching::event(first, &answer.tag, body);
+            Some((event, (watching, Some(answer.tag.to_string()), false, region, question)))
+        },
+    ))
 }
 
 /// What nearly every batch is: plain lookups without escapes in their text. All of it is borrowed.
@@ -437,8 +326,8 @@ struct RawBatch<'a> {
 
 /// Many lookups at once: the answers, or `{"error": problem}`, in order.
 #[utoipa::path(post, path = "/v1/resolve", tag = "lookups",
-    request_body(content = Object, description = "{lookups: [{service, ns, zone, key, n, labels}]}, up to 1000"),
-    responses((status = 200, description = "{results: [answer or {error}]}"), (status = "4XX", body = Problem)))]
+    request_body(content = schema::Batch, description = "up to 1000 lookups"),
+    responses((status = 200, description = "the answers, in order", body = schema::BatchAnswers), (status = "4XX", body = Problem)))]
 pub async fn batch(
     State(region): State<Arc<Region>>,
     headers: HeaderMap,
@@ -447,15 +336,7 @@ pub async fn batch(
     require_ready(&region)?;
     require_fresh_enough(&region)?;
     let bytes = request::body(body, BATCH_BODY).await?;
-    if let Some(media) = headers.get(header::CONTENT_TYPE)
-        && !media.as_bytes().starts_with(b"application/json")
-    {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media-type",
-            "send the body as Content-Type: application/json",
-        ));
-    }
+    request::require_json(&headers)?;
     let identity = match region.reads {
         Reads::Open => None,
         Reads::Token => Some(request::bearer(&region, &headers)?),
@@ -635,7 +516,7 @@ pub(super) fn answer_now<B>(region: &Region, request: &http::Request<B>) -> Opti
     let etag = with_worker(region, &plain, |worker, snapshot, caller, seed| {
         let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
         single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
-        Some(tag(routed.view.fingerprint(plain.key.map(|key| (routed.plan, key)))))
+        Some(tag(routed.fingerprint()))
     })??;
     Some(json_response(out, Some(&etag)))
 }

@@ -3,10 +3,11 @@
 //! One acceptor hands connections to the workers in turn, so that few connections are spread as evenly as many. A worker
 //! is a thread with a current-thread runtime: what a lookup touches is its own.
 
+use super::unreadable::{self, HEAD_BYTES};
 use super::{Envelope, resolve};
 use crate::config::HttpConfig;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
 use meridian_policies::Host;
 use rustls::ServerConfig;
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -29,8 +31,6 @@ use tokio_util::task::TaskTracker;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room for a request's head: a token of 8 KiB and as much for the rest.
-const HEAD_BYTES: usize = 16 * 1024;
 /// Connections that wait for their worker.
 const QUEUE: usize = 1_024;
 /// How often a worker without lookups takes what was prepared for it.
@@ -209,10 +209,10 @@ impl Serve {
 
     async fn connection(self, (stream, _place): Arrival) {
         match self.tls.clone() {
-            None => self.http(TokioIo::new(stream)).await,
+            None => self.http(stream).await,
             Some(tls) => {
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                    self.http(TokioIo::new(stream)).await;
+                    self.http(stream).await;
                 }
             }
         }
@@ -220,8 +220,9 @@ impl Serve {
 
     async fn http<I>(self, io: I)
     where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (io, back) = unreadable::lend(io);
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -230,18 +231,24 @@ impl Serve {
             .max_buf_size(HEAD_BYTES)
             .pipeline_flush(true);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1_000);
-        let envelope = Arc::clone(&self.envelope);
+        let (envelope, taken) = (Arc::clone(&self.envelope), Arc::clone(&back));
         let service = service_fn(move |request| {
+            taken.took_request();
             let envelope = Arc::clone(&envelope);
             async move { Ok::<_, Infallible>(envelope.answer(request).await) }
         });
-        let connection = builder.serve_connection(io, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            // How a connection ends is the client's business.
-            _ = connection.as_mut() => return,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let ended = {
+            let connection = builder.serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = self.stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        };
+        // Boxed, so that connections that live pay nothing for how they end.
+        Box::pin(unreadable::part(&back, ended, &self.envelope)).await;
     }
 }

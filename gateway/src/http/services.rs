@@ -2,9 +2,13 @@
 
 use super::instances::{render, rfc3339};
 use super::request;
+use super::resolve::{json_response, tagged};
+use super::schema;
 use super::system::require_ready;
+use super::watching::{self, Patience, not_modified, wants_stream};
 use crate::clock;
 use crate::history::Entry;
+use crate::lookup::answer::problem_tag;
 use crate::problem::Problem;
 use crate::region::Region;
 use crate::registrar::Known;
@@ -12,9 +16,10 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use meridian_model::instance::InstanceKey;
-use meridian_model::names::Namespace;
+use meridian_model::names::{Namespace, ServiceKey};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::status::Status;
+use meridian_model::time::UnixMillis;
 use meridian_registry::Key;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -31,7 +36,7 @@ fn list(region: &Region, items: &[Value], next: Option<String>) -> Value {
 /// The namespaces that have services.
 #[utoipa::path(get, path = "/v1/namespaces", tag = "lookups",
     params(("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, services}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::NamespacePage)))]
 pub async fn namespaces(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
@@ -66,7 +71,7 @@ fn counts(snapshot: &Snapshot) -> Value {
 /// The services of a namespace with their counts and the policy in force.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/services", tag = "lookups",
     params(("ns" = String, Path), ("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items: [{name, namespace, instances, policy}], index, next}")))]
+    responses((status = 200, description = "a page", body = schema::ServicePage)))]
 pub async fn services(
     State(region): State<Arc<Region>>,
     Path(namespace): Path<String>,
@@ -94,12 +99,7 @@ pub async fn services(
 }
 
 /// The instances of a service themselves, in a page, with the tag of the whole list.
-pub(super) fn instances_of(
-    region: &Region,
-    snapshot: &Snapshot,
-    passing: bool,
-    page: &request::Page,
-) -> (Value, u64) {
+fn instances_of(region: &Region, snapshot: &Snapshot, passing: bool, page: &request::Page) -> (Value, u64) {
     let shown = snapshot.endpoints.iter().filter(|e| !passing || e.status.is_eligible());
     // The tag covers what is shown of every instance: its record's revision stands for all of it.
     let mut digest = Vec::new();
@@ -124,12 +124,124 @@ pub(super) fn instances_of(
     (value, tag)
 }
 
+/// Which of a service's instances are shown.
+#[derive(Clone)]
+struct Shown {
+    key: ServiceKey,
+    passing: bool,
+    page: request::Page,
+}
+
+impl Shown {
+    /// The instances as they are now, or why there are none; with the tag.
+    fn now(&self, region: &Region) -> (String, Result<Vec<u8>, Problem>) {
+        match region.directory.get(&self.key) {
+            None => {
+                let problem = no_such_service(region, &self.key);
+                (problem_tag(&problem), Err(problem))
+            }
+            Some(published) => {
+                let (value, digest) = instances_of(region, &published.current(), self.passing, &self.page);
+                (format!("\"{digest:016x}\""), Ok(value.to_string().into_bytes()))
+            }
+        }
+    }
+}
+
+/// The instances of a service themselves, without any policy.
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/services/{service}", tag = "lookups",
+    params(("ns" = String, Path), ("service" = String, Path), ("health" = Option<String>, Query, description = "all (default) or passing"),
+        ("limit" = Option<u32>, Query), ("next" = Option<String>, Query), ("index" = Option<u64>, Query),
+        ("etag" = Option<String>, Query), ("wait" = Option<String>, Query)),
+    responses((status = 200, description = "a page, with an ETag over the whole list; as text/event-stream the pages as they change",
+               content((schema::InstancePage = "application/json"), (String = "text/event-stream"))),
+              (status = 304, description = "unchanged"), (status = 404, body = Problem)))]
+pub async fn instances(
+    State(region): State<Arc<Region>>,
+    Path((namespace, service)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = request::service_key(&namespace, &service)?;
+    region.may_read(request::authorization(&headers), &key.namespace)?;
+    require_ready(&region)?;
+    let query = query.as_deref();
+    request::await_index(&region, query).await?;
+    let passing = match request::parameter(query, "health").as_deref() {
+        None | Some("all") => false,
+        Some("passing") => true,
+        Some(_) => return Err(Problem::bad_query("health must be all or passing")),
+    };
+    let shown = Shown { key, passing, page: request::page(query)? };
+    let patience = Patience::of(&headers, query)?;
+    if wants_stream(&headers) {
+        return Ok(listen(&region, shown, &headers));
+    }
+    let deadline = patience.wait.map(Patience::deadline);
+    loop {
+        let mut changes = region.directory.changes(&shown.key);
+        let (tag, answer) = shown.now(&region);
+        if !patience.covers(&tag, answer.is_ok()) {
+            return Ok(match answer {
+                Ok(body) => json_response(body, Some(&tag)),
+                Err(problem) => tagged(problem),
+            });
+        }
+        let Some(deadline) = deadline else { return Ok(not_modified(&tag)) };
+        tokio::select! {
+            () = changes.next() => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(not_modified(&tag)),
+            () = region.stop.cancelled() => return Ok(not_modified(&tag)),
+        }
+    }
+}
+
+/// The instances, and again whenever they are others. A slow reader skips to the newest.
+fn listen(region: &Arc<Region>, shown: Shown, headers: &HeaderMap) -> Response {
+    let seen = watching::last_event(headers);
+    let first = seen.is_none();
+    let state = (seen, first, Arc::clone(region), shown);
+    watching::stream(futures::stream::unfold(state, |(seen, first, region, shown)| async move {
+        loop {
+            let mut changes = region.directory.changes(&shown.key);
+            let (tag, answer) = shown.now(&region);
+            if seen.as_deref() != Some(tag.as_str()) {
+                let event = watching::event(first, &tag, answer.unwrap_or_else(|problem| problem.body()));
+                return Some((event, (Some(tag), false, region, shown)));
+            }
+            tokio::select! {
+                () = changes.next() => {}
+                () = region.stop.cancelled() => return None,
+            }
+        }
+    }))
+}
+
+/// Members of records that are points in time: numbers there, text in the API.
+const TIMES: [&str; 6] = ["registeredAt", "updatedAt", "uploadedAt", "since", "tokenExpiresAt", "expiredAt"];
+
+/// Shows the times of a record, of whatever kind, as the rest of the API does.
+fn show_times(record: &mut Value) {
+    match record {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_u64().filter(|_| TIMES.contains(&name.as_str())) {
+                    Some(at) => *value = json!(rfc3339(UnixMillis(at))),
+                    None => show_times(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(show_times),
+        _ => {}
+    }
+}
+
 /// The newest changes first: who, what, when, where, why, before and after.
 #[utoipa::path(get, path = "/v1/history", tag = "operators",
     params(("ns" = Option<String>, Query), ("service" = Option<String>, Query), ("actor" = Option<String>, Query),
            ("since" = Option<String>, Query, description = "a span such as 1h"), ("limit" = Option<u32>, Query),
            ("next" = Option<String>, Query)),
-    responses((status = 200, description = "{items, index, next}"), (status = "4XX", body = Problem), (status = 503, body = Problem)))]
+    responses((status = 200, description = "a page", body = schema::ChangePage), (status = "4XX", body = Problem), (status = 503, body = Problem)))]
 pub async fn history(
     State(region): State<Arc<Region>>,
     RawQuery(query): RawQuery,
@@ -172,6 +284,9 @@ pub async fn history(
             if wanted(&entry) {
                 let mut item = json!(entry);
                 item["at"] = json!(rfc3339(entry.at));
+                for record in ["before", "after"] {
+                    item.get_mut(record).into_iter().for_each(show_times);
+                }
                 items.push(item);
             }
             if items.len() == page.limit {
@@ -189,10 +304,30 @@ pub async fn history(
 
 /// 404 for a service that is not known.
 #[must_use]
-pub fn no_such_service(region: &Region, key: &meridian_model::names::ServiceKey) -> Problem {
+pub fn no_such_service(region: &Region, key: &ServiceKey) -> Problem {
     let detail = format!(
         "no instance, binding or summary of {key} is known in region {}, nor was within a day; check the name and ?ns=",
         region.name
     );
     Problem::new(StatusCode::NOT_FOUND, "no-such-service", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_records_are_shown_as_text_wherever_they_stand() {
+        let mut record = json!({
+            "registeredAt": 1_790_000_000_000_u64, "declared": { "weight": 7, "metadata": { "since": "always" } },
+            "lease": { "id": "a", "expiredAt": 0 }, "list": [{ "updatedAt": 1 }],
+        });
+        show_times(&mut record);
+        let shown = json!({
+            "registeredAt": "2026-09-21T14:13:20.000Z", "declared": { "weight": 7, "metadata": { "since": "always" } },
+            "lease": { "id": "a", "expiredAt": "1970-01-01T00:00:00.000Z" },
+            "list": [{ "updatedAt": "1970-01-01T00:00:00.001Z" }],
+        });
+        assert_eq!(record, shown);
+    }
 }

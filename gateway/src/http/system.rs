@@ -25,13 +25,13 @@ pub fn require_ready(region: &Region) -> Result<(), Problem> {
 }
 
 /// Whether the process lives.
-#[utoipa::path(get, path = "/livez", tag = "system", responses((status = 200)))]
+#[utoipa::path(get, path = "/livez", tag = "system", responses((status = 200, description = "ok", body = String, content_type = "text/plain")))]
 pub async fn livez() -> &'static str {
     "ok\n"
 }
 
 /// Whether a complete snapshot, from registry or disk, is served. It stays ready when the registry goes away.
-#[utoipa::path(get, path = "/readyz", tag = "system", responses((status = 200), (status = 503, body = Problem)))]
+#[utoipa::path(get, path = "/readyz", tag = "system", responses((status = 200, description = "ready", body = super::schema::Ready), (status = 503, body = Problem)))]
 pub async fn readyz(State(region): State<Arc<Region>>) -> Result<Response, Problem> {
     require_ready(&region)?;
     let currency = &region.directory.currency;

@@ -9,9 +9,10 @@ use crate::region::Region;
 use meridian_model::plan::{ReadyPlan, WHOLE_SHARE};
 use meridian_model::remote::{Address, Freshness, Remote};
 use meridian_model::snapshot::{Place, Snapshot};
-use meridian_policies::{Outcome, Pick, Picked, Picks, Routed, View};
+use meridian_policies::{Evaluation, Outcome, Pick, Picked, Picks, Routed, View};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The `ETag` of a fingerprint, quotes included.
 #[must_use]
@@ -303,6 +304,21 @@ fn all(out: &mut Vec<u8>, currency: &Currency, view: &View, plan: Option<usize>)
     }
     out.extend_from_slice(b"]}");
     Ok(())
+}
+
+/// The whole answer of a version that is only tried, with every candidate.
+///
+/// # Errors
+/// What a lookup would be refused with.
+pub fn render_trial(
+    region: &Region,
+    question: &Question,
+    snapshot: &Arc<Snapshot>,
+    evaluation: &Evaluation,
+) -> Result<Value, Problem> {
+    let evaluated = Evaluated { snapshot: Arc::clone(snapshot), evaluation: evaluation.clone() };
+    let bytes = evaluated.render(region, question)?;
+    Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
 impl Evaluated {

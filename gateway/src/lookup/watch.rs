@@ -24,7 +24,8 @@ pub struct Final {
 }
 
 impl Final {
-    async fn of(region: &Region, question: &Question) -> Self {
+    /// The answer as it is now.
+    pub async fn of(region: &Region, question: &Question) -> Self {
         match evaluate(region, question).await {
             Ok(evaluated) => Self { tag: evaluated.tag(question).into(), outcome: Ok(Arc::new(evaluated)) },
             Err(problem) => Self { tag: problem_tag(&problem).into(), outcome: Err(problem) },
@@ -78,11 +79,17 @@ impl Drop for Watching {
 }
 
 impl Watching {
-    /// The newest answer whose tag is not `seen`; waits for it. A slow reader skips to the newest.
-    pub async fn other_than(&mut self, seen: Option<&str>) -> Final {
+    /// The newest answer, if there has been one.
+    #[must_use]
+    pub fn newest(&self) -> Option<Final> {
+        self.receiver.borrow().clone()
+    }
+
+    /// The newest answer of which `wanted` is true; waits for it. A slow reader skips to the newest.
+    pub async fn until(&mut self, wanted: impl Fn(&Final) -> bool) -> Final {
         loop {
             let newest = self.receiver.borrow_and_update().clone();
-            if let Some(newest) = newest.filter(|f| Some(&*f.tag) != seen) {
+            if let Some(newest) = newest.filter(&wanted) {
                 return newest;
             }
             if self.receiver.changed().await.is_err() {

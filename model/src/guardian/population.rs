@@ -15,6 +15,8 @@ pub(super) struct Entry {
     pub(super) modified: u64,
     /// While this gateway is its guardian.
     pub(super) duty: Option<Duty>,
+    /// What it said last under its lease that it carries.
+    pub(super) load: Option<u32>,
 }
 
 impl Entry {
@@ -45,6 +47,16 @@ impl Population {
         (0u32..).take(self.entries.len())
     }
 
+    /// All services that have instances.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<ServiceKey>> {
+        self.services.keys()
+    }
+
+    /// The instances of a service.
+    pub(super) fn of(&self, service: &ServiceKey) -> impl Iterator<Item = &Entry> {
+        self.services.get(service).into_iter().flatten().filter_map(|slot| self.get(*slot))
+    }
+
     pub(super) fn find(&self, key: &InstanceKey) -> Option<u32> {
         let slots = self.services.get(&key.service)?;
         let at = self.position(slots, &key.id).ok()?;
@@ -70,7 +82,7 @@ impl Population {
         let at = self.services.get(&service).map_or(0, |slots| match self.position(slots, &instance.id) {
             Ok(at) | Err(at) => at,
         });
-        let entry = Entry { service: Arc::clone(&service), instance, modified, duty: None };
+        let entry = Entry { service: Arc::clone(&service), instance, modified, duty: None, load: None };
         match self.entries.get_mut(slot as usize) {
             Some(place) => *place = Some(entry),
             None => self.entries.push(Some(entry)),

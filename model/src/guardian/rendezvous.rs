@@ -21,6 +21,15 @@ pub(crate) fn instance_hash(service: &ServiceKey, id: &InstanceId) -> u64 {
     xxh3_64(text.get(..length).unwrap_or(&text))
 }
 
+/// What stands for a service: XXH3-64 of `namespace/service`, which no instance writes.
+pub(crate) fn service_hash(service: &ServiceKey) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    for part in [service.namespace.as_str(), "/", service.service.as_str()] {
+        hasher.update(part.as_bytes());
+    }
+    hasher.digest()
+}
+
 /// Two labels of 63 bytes, an instance id of 128 and the slashes between.
 const MAX_KEY_BYTES: usize = 63 + 63 + 128 + 2;
 

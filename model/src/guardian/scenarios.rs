@@ -120,8 +120,9 @@ impl World {
 
     fn beat(&mut self, leases: &[LeaseId]) {
         let now = self.moment();
+        let beats: Vec<Beat> = leases.iter().copied().map(Beat::from).collect();
         for g in self.gateways.iter_mut().filter(|g| g.up && g.linked) {
-            g.guardian.handle_beats(leases, now);
+            g.guardian.handle_beats(&beats, now);
         }
     }
 
@@ -487,7 +488,7 @@ fn a_beat_that_comes_before_the_ruling_is_handed_out_saves_the_lease() {
     let guardian = &mut world.gateways[0].guardian;
     guardian.advance(now);
     assert_eq!(guardian.rulings.len(), 1);
-    guardian.handle_beats(&[LeaseId(1)], now);
+    guardian.handle_beats(&[LeaseId(1).into()], now);
     assert_eq!(guardian.poll_ruling(now), None);
     world.run(9_900);
     assert!(world.expired.is_empty());

@@ -1,7 +1,7 @@
 //! Policies in WebAssembly text, with holes where a test puts what they do wrong.
 //!
 //! They misbehave only where the binding's config is not empty: so they pass the gate's trial, as a real policy would that
-//! goes wrong in production.
+//! goes wrong in production. A service that lacks an endpoint which they name, they refuse.
 
 /// One plan: its share, and tiers of (endpoint, weight).
 pub type PlanText = (u32, Vec<Vec<(u32, u32)>>);
@@ -50,6 +50,9 @@ impl Guest {
         let mut data = Data { base: 1024, bytes: Vec::new() };
         let answer = data.plans(&self.answer);
         let armed = self.armed_answer.as_ref().map_or(answer, |plans| data.plans(plans));
+        let refuses = data.plans(&[(10_000, vec![])]);
+        let named =
+            self.answer.iter().flat_map(|(_, tiers)| tiers).flatten().map(|(endpoint, _)| endpoint + 1);
         let end = (data.base as usize + data.bytes.len()).next_multiple_of(16);
         let pages = self.pages.max(end as u32 / 65_536 + 2);
         let text = TEMPLATE
@@ -57,6 +60,8 @@ impl Guest {
             .replace("$HEAP", &end.to_string())
             .replace("$DATA", &data.text())
             .replace("$ANSWER", &answer.to_string())
+            .replace("$REFUSES", &refuses.to_string())
+            .replace("$NEEDS", &named.max().unwrap_or(0).to_string())
             .replace("$ARMED_ANSWER", &armed.to_string())
             .replace("$OPEN", &self.open)
             .replace("$ADMIT", &self.admit)
@@ -236,22 +241,25 @@ const TEMPLATE: &str = r#"module $core
     (global.set $armed (i32.ne (i32.load offset=4 (local.get $args)) (i32.const 0)))
     (if (global.get $armed) (then $OPEN))
     (i32.store (i32.const 64) (i32.const 0))
-    (i32.store offset=4 (i32.const 64) (call $new-router (i32.const 1)))
+    ;; Routers and views are the number of endpoints that were shown.
+    (i32.store offset=4 (i32.const 64) (call $new-router (i32.load offset=48 (local.get $args))))
     (i32.const 64))
   (func (export "admit")
     (param $self i32) (param $region i32) (param $region-len i32) (param $zone i32) (param $zone-len i32)
     (param $labels i32) (param $labels-len i32) (result i32)
     (if (global.get $armed) (then $ADMIT))
     (i32.store (i32.const 64) (i32.const 0))
-    (i32.store offset=4 (i32.const 64) (call $new-view (i32.const 1)))
+    (i32.store offset=4 (i32.const 64) (call $new-view (local.get $self)))
     (i32.const 64))
   (func (export "plans") (param $self i32) (result i32)
     (if (global.get $armed) (then $PLANS (return (i32.const $ARMED_ANSWER))))
+    (if (i32.lt_u (local.get $self) (i32.const $NEEDS)) (then (return (i32.const $REFUSES))))
     (i32.const $ANSWER))
   (func (export "route")
     (param $self i32) (param $key i64) (param $entropy i64) (result i32)
     (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
-    (if (global.get $armed) (then $ROUTE))
+    (if (global.get $armed) (then $ROUTE)
+      (else (if (i32.lt_u (local.get $self) (i32.const $NEEDS)) (then (return (i32.const 0))))))
     $ROUTES_TO)
 "#;
 

@@ -4,7 +4,7 @@
 
 pub mod guests;
 
-use meridian_model::binding::{Bound, Effective, Limits};
+use meridian_model::binding::{Bound, Effective};
 use meridian_model::instance::{Instance, Lease, LeaseId, Owner, RECORD_FORMAT, render_endpoint};
 use meridian_model::names::{PolicyVersion, RegionName, ServiceKey, ZoneName};
 use meridian_model::registration::{Host, Registration, RenewBy};
@@ -34,7 +34,7 @@ pub fn bound(policy: &str, module: &[u8], config: &str) -> Bound {
 
 pub fn effective(active: Bound, last_good: Vec<Bound>) -> Arc<Effective> {
     let caller_labels = BTreeSet::from([SmolStr::new_static("team")]);
-    Arc::new(Effective { active, last_good, limits: Limits::default(), caller_labels })
+    Arc::new(Effective { last_good, caller_labels, ..Effective::only(active) })
 }
 
 /// Endpoints `e-000`, `e-001`, … over zones a, b and c in turn.

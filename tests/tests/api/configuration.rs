@@ -69,6 +69,12 @@ fn a_wrong_one_is_refused_whole_with_every_place() {
         &[],
         &["http.workers", "telemetry.sample"],
     );
+    // What cannot be read hides nothing of what is wrong otherwise.
+    check_refused(
+        &with("workers = \"many\"\nredas = 1\n[telemetry]\nsample = 2.0\n[lookups]\nknown_for = \"soon\"\n"),
+        &[],
+        &["http.workers", "http.redas", "telemetry.sample", "lookups.known_for"],
+    );
     check_refused(RIGHT, &[("MERIDIAN__HTTP__LISTEN", "nowhere")], &["http.listen"]);
 }
 

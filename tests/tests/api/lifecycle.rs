@@ -243,3 +243,45 @@ fn unix_seconds(text: &str) -> u64 {
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     days * 86_400 + number(11, 13) * 3_600 + number(14, 16) * 60 + number(17, 19)
 }
+
+/// Patch upon patch must not make what no registration could be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_make_no_instance_larger_than_a_registration() {
+    let (gateway, issuer) = lone_gateway().await;
+    let owner = gateway.client().bearing(&issuer.workload(SERVICE));
+    let _ = owner.register(SERVICE, "o-1", &registration("test-1a", 1)).await.expect(201);
+    let half = |from: usize| {
+        let pairs = (from..from + 32).map(|n| (format!("{n:0>64}"), json!("v".repeat(250))));
+        json!({ "metadata": pairs.collect::<serde_json::Map<_, _>>() })
+    };
+    let first = owner.patch(&path(), &half(0)).await.expect(200);
+    let refused = owner.patch(&path(), &half(32)).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["field"], "metadata", "{}", refused.json);
+    assert!(refused["detail"].as_str().unwrap().contains("16384"), "{}", refused.json);
+    assert_eq!(owner.get(&path()).await.expect(200).etag(), first.etag(), "a refused patch was stored");
+    // One that is itself too large is refused before it is read.
+    let long = json!({ "reason": "x".repeat(17 * 1024) });
+    let _ = owner.patch(&path(), &long).await.refused(413, "too-large");
+}
+
+/// Callers of a service that scaled to nothing are told so after a restart too, and not that it never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_lost_its_last_instance_is_still_known_after_a_restart() {
+    let (mut gateway, issuer) = lone_gateway().await;
+    let owner = gateway.client().bearing(&issuer.workload(SERVICE));
+    let _ = owner.register(SERVICE, "o-1", &registration("test-1a", 1)).await.expect(201);
+    let _ = owner.delete(&path()).await.expect(204);
+    for _ in 0..2 {
+        gateway.terminate();
+        let _ = gateway.ended(Duration::from_secs(15)).await;
+        gateway.start().await;
+        let _ = gateway.client().resolve(SERVICE, "").await.refused(503, "none-registered");
+        let _ = gateway.client().resolve("nobody", "").await.refused(404, "no-such-service");
+    }
+    // Its age goes on: what has been empty for longer than `known_for` is forgotten at the start.
+    gateway.terminate();
+    let _ = gateway.ended(Duration::from_secs(15)).await;
+    let mut gateway = gateway.with("lookups", "known_for", "100ms");
+    gateway.start().await;
+    let _ = gateway.client().resolve(SERVICE, "").await.refused(404, "no-such-service");
+}

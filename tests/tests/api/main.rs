@@ -12,9 +12,15 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod authoring;
+mod bindings;
+mod certificates;
 mod configuration;
 mod description;
+mod heads;
 mod identity;
 mod lifecycle;
 mod lookups;
+mod nodes;
+mod reads;
 mod refusals;

@@ -14,6 +14,7 @@ mod guests;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod gate;
 mod gateways;
 mod heartbeats;
 mod keys;
@@ -21,6 +22,7 @@ mod leases;
 mod policies;
 mod registry;
 mod restoration;
+mod stages;
 mod stopping;
 mod watches;
 

@@ -22,6 +22,19 @@ async fn a_drained_region_gives_its_traffic_away_and_takes_it_back() {
     let path = |what: &str| format!("/v1/regions/{}/{what}", REGIONS[AP]);
     assert_eq!(world.client(AP).post(&path("drain"), &json!({})).await.status, 401, "anybody may drain");
 
+    let zone = |region: usize, zone: &str| format!("/v1/regions/{}/drain?zone={zone}", REGIONS[region]);
+    let refused = operator.post(&zone(AP, "ap-south-1z"), &json!({})).await.refused(422, "no-such-zone");
+    assert!(
+        refused.json["detail"].as_str().unwrap().ends_with("ap-south-1a, ap-south-1b"),
+        "{}",
+        refused.json
+    );
+    for (name, warns) in [("eu-west-1a", false), ("eu-west-1z", true)] {
+        let drained = operator.post(&zone(EU, name), &json!({})).await.expect(200);
+        assert_eq!(drained.json.get("warning").is_some(), warns, "{}", drained.json);
+        let _ = operator.post(&zone(EU, name).replace("drain?", "undrain?"), &json!({})).await.expect(200);
+    }
+
     let began = Instant::now();
     let _ = operator.post(&path("drain"), &json!({ "reason": "rehearsal" })).await.expect(200);
     until("its own lookups go elsewhere", IN_FORCE, async || world.share(AP, ORDERS, AP).await < 1e-9).await;

@@ -14,6 +14,8 @@ mod distance;
 mod drains;
 mod instances;
 mod limits;
+mod load;
+mod memory;
 mod outages;
 mod partitions;
 mod propagation;

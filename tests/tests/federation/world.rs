@@ -2,6 +2,7 @@
 
 use crate::{CATALOG, LEDGER, ORDERS, PACE, SLACK};
 use meridian_federation::service::certificates::{Authority, KeyKind, Lifetime};
+use meridian_federation::service::material::Files;
 use meridian_federation::service::name::{PeerName, Station};
 use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::Client;
@@ -67,7 +68,7 @@ fn zones(region: usize) -> [String; 2] {
     ["a", "b"].map(|zone| format!("{}{zone}", REGIONS[region]))
 }
 
-fn tls(directory: &Path, name: &str) -> Table {
+pub(crate) fn tls(directory: &Path, name: &str) -> Table {
     let path = |name: String| directory.join(name).display().to_string().into();
     Table::from_iter([
         ("certificate".to_owned(), path(format!("{name}.pem"))),
@@ -76,8 +77,17 @@ fn tls(directory: &Path, name: &str) -> Table {
     ])
 }
 
+/// The same for a node in this process.
+pub(crate) fn files(directory: &Path, name: &str) -> Files {
+    Files {
+        certificate: directory.join(format!("{name}.pem")),
+        key: directory.join(format!("{name}.key")),
+        ca: directory.join("ca.pem"),
+    }
+}
+
 /// One authority, and a certificate for each node and gateway.
-fn certificates() -> TempDir {
+pub(crate) fn certificates() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: String, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     let lifetime = Lifetime::starting(SystemTime::now(), Duration::from_secs(24 * 3600));

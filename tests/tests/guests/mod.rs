@@ -2,20 +2,37 @@
 
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod bombs;
+
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 /// Sends everything to the endpoints of zones whose name ends with `letter`, by their weights, and refuses where there are
 /// none. `route` traps for services whose name begins with `trap`.
 pub(crate) fn only_zone(letter: char) -> Vec<u8> {
+    only_zone_but(letter, "")
+}
+
+/// The same, which traps where a service has no endpoints: it works until the first one is empty.
+pub(crate) fn trapping_when_empty() -> Vec<u8> {
+    only_zone_but('a', "(if (i32.eqz (local.get $count)) (then unreachable))")
+}
+
+fn only_zone_but(letter: char, first: &str) -> Vec<u8> {
     let text = ONLY_ZONE.replace("$LETTER", &u32::from(letter).to_string()).replace("$IMPORT", "");
-    component(&text, "meridian:policy/routing-policy")
+    component(&text.replace("$FIRST", first), "meridian:policy/routing-policy")
+}
+
+/// The module with one more custom section.
+pub(crate) fn with_section(module: &[u8], name: &str, contents: &str) -> Vec<u8> {
+    let body = [&bombs::number(name.len())[..], name.as_bytes(), contents.as_bytes()].concat();
+    [module, &bombs::section(0, &body)].concat()
 }
 
 /// The same with an import, which no policy may have.
 pub(crate) fn importing() -> Vec<u8> {
     let import = r#"(import "hostile:hostile/clock" "now" (func (result i64)))"#;
-    let text = ONLY_ZONE.replace("$LETTER", "97").replace("$IMPORT", import);
+    let text = ONLY_ZONE.replace("$LETTER", "97").replace("$IMPORT", import).replace("$FIRST", "");
     component(&text, "hostile:hostile/importing")
 }
 
@@ -76,6 +93,7 @@ const ONLY_ZONE: &str = r#"
     (local $kept i32) (local $tier i32) (local $plan i32) (local $router i32)
     (local.set $endpoint (i32.load offset=44 (local.get $args)))
     (local.set $count (i32.load offset=48 (local.get $args)))
+    $FIRST
     (local.set $choices (call $alloc (i32.const 4) (i32.mul (local.get $count) (i32.const 20))))
     (local.set $choice (local.get $choices))
     (block $done

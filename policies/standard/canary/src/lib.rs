@@ -160,7 +160,12 @@ impl Policy for CanaryPolicy {
     }
 }
 
-export!(CanaryPolicy);
+export!(
+    CanaryPolicy,
+    description = "A part of the lookups to a canary, by percent or by caller, sticky by key",
+    schema = include_bytes!("schema.json"),
+    tests = include_bytes!("cases.json"),
+);
 
 #[cfg(test)]
 mod tests;

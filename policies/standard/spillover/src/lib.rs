@@ -46,7 +46,12 @@ impl Policy for Spillover {
     }
 }
 
-export!(Spillover);
+export!(
+    Spillover,
+    description = "As zone-fallback; other regions share the rest by headroom and round trip",
+    schema = include_bytes!("schema.json"),
+    tests = include_bytes!("cases.json"),
+);
 
 #[cfg(test)]
 mod tests;

@@ -214,7 +214,12 @@ impl Policy for Weighted {
     }
 }
 
-export!(Weighted);
+export!(
+    Weighted,
+    description = "Lookups split over versions, groups and tags by weight; blue-green",
+    schema = include_bytes!("schema.json"),
+    tests = include_bytes!("cases.json"),
+);
 
 #[cfg(test)]
 mod tests;

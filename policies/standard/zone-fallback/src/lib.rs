@@ -21,7 +21,12 @@ impl Policy for ZoneFallback {
     }
 }
 
-export!(ZoneFallback);
+export!(
+    ZoneFallback,
+    description = "The caller's zone, its region, then other regions, spilling gradually as health falls",
+    schema = include_bytes!("schema.json"),
+    tests = include_bytes!("cases.json"),
+);
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,212 @@
+//! `meridian policy promote|rollback|diff`: what becomes of a candidate.
+
+use super::bind::{Place, whom};
+use crate::connection::{Connection, Global, Payload};
+use crate::credential::Role;
+use crate::failure::Failure;
+use crate::output::{self, Table, items_of, percent, printable, short_version, text_of};
+use meridian_model::names::Namespace;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+/// Let the candidate answer in place of the active version
+///
+/// Refused (409 not-proven) while the candidate has failed, has been asked too seldom, or would refuse or move too many
+/// lookups by what the gateway has seen of it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  meridian policy promote orders-api\n  \
+    meridian policy promote orders-api --force --reason \"the shift is wanted: zone a is being emptied\"")]
+pub(crate) struct PromoteArguments {
+    #[command(flatten)]
+    place: PlaceArguments,
+    /// Promote against the evidence; needs --reason
+    #[arg(long, requires = "reason")]
+    force: bool,
+    /// Why, for the history (at most 256 bytes)
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// Give up the candidate; without one, let answer what answered before
+///
+/// Takes effect at every gateway of the region within half a second.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  meridian policy rollback orders-api --reason \"latency in zone b\"")]
+pub(crate) struct RollbackArguments {
+    #[command(flatten)]
+    place: PlaceArguments,
+    /// Why, for the history (at most 256 bytes)
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// Show what the candidate would change, by what the gateway has seen of live lookups
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  meridian policy diff orders-api")]
+pub(crate) struct DiffArguments {
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+#[derive(Debug, clap::Args)]
+struct PlaceArguments {
+    /// Service, or _default for the namespace's binding
+    service: Place,
+    /// Namespace
+    #[arg(long, default_value = "default")]
+    namespace: Namespace,
+}
+
+impl PlaceArguments {
+    fn path(&self, last: &str) -> String {
+        format!("/v1/namespaces/{}/bindings/{}/{last}", self.namespace, self.service)
+    }
+}
+
+pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Result<(), Failure> {
+    let mut body = meant(&arguments.place, global).await?;
+    if arguments.force {
+        body.insert("force".to_owned(), json!(true));
+    }
+    body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    change(&arguments.place.path("promote"), body, global).await
+}
+
+pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> Result<(), Failure> {
+    let mut body = meant(&arguments.place, global).await?;
+    body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    change(&arguments.place.path("rollback"), body, global).await
+}
+
+/// What is meant is what stands there now: a version that comes in between is not touched.
+async fn meant(place: &PlaceArguments, global: &Global) -> Result<Map<String, Value>, Failure> {
+    let connection = Connection::open(global, Role::Operator)?;
+    let path = format!("/v1/namespaces/{}/bindings/{}", place.namespace, place.service);
+    let binding = connection.get(&path, &[]).await?.body;
+    let version = binding.pointer("/candidate/version").or_else(|| binding.pointer("/active/version"));
+    Ok(version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect())
+}
+
+async fn change(path: &str, body: Map<String, Value>, global: &Global) -> Result<(), Failure> {
+    let connection = Connection::open(global, Role::Operator)?;
+    let answer = connection.send(Method::POST, path, &[], Payload::Json(Value::Object(body))).await?;
+    if global.json {
+        output::json(&answer.body);
+    } else {
+        let binding = &answer.body;
+        output::say(format_args!("{} answers for {}", version(binding, "/active"), whom(binding)));
+    }
+    Ok(())
+}
+
+fn version(binding: &Value, at: &str) -> String {
+    let text = |name: &str| text_of(binding, &format!("{at}/{name}"));
+    format!("{} {}", text("policy"), short_version(&text("version")))
+}
+
+pub(crate) async fn diff(arguments: DiffArguments, global: &Global) -> Result<(), Failure> {
+    let connection = Connection::open(global, Role::Reader)?;
+    let answer = connection.get(&arguments.place.path("diff"), &[]).await?;
+    if global.json {
+        output::json(&answer.body);
+    } else {
+        output::say(render(&answer.body));
+    }
+    Ok(())
+}
+
+fn share(value: Option<&Value>) -> String {
+    percent(value.and_then(Value::as_f64).unwrap_or(0.0))
+}
+
+fn render(binding: &Value) -> String {
+    let Some(candidate) = binding.get("candidate").filter(|c| c.is_object()) else {
+        let soaked = binding.pointer("/active/soaked").and_then(Value::as_bool) == Some(true);
+        let state = if soaked { "is known to be good" } else { "has yet to soak" };
+        return format!(
+            "{} answers for {} and {state}; there is no candidate",
+            version(binding, "/active"),
+            whom(binding)
+        );
+    };
+    let text = |pointer: &str| text_of(candidate, pointer);
+    let stage = match text("/stage").as_str() {
+        "canary" => format!("canary, {} %", text("/percent")),
+        stage => stage.to_owned(),
+    };
+    let mut said = format!(
+        "{} ({stage}) beside {} for {}, as {} saw it\n  asked     {} times of {} lookups\n  changed   {} of the answers\n  \
+         refused   {} before, {} after\n  faults    {}",
+        version(binding, "/candidate"),
+        version(binding, "/active"),
+        whom(binding),
+        text_of(binding, "/gateway"),
+        text("/seen/answered"),
+        text("/seen/lookups"),
+        share(candidate.pointer("/seen/changed")),
+        share(candidate.pointer("/seen/refused/before")),
+        share(candidate.pointer("/seen/refused/after")),
+        text("/seen/faults"),
+    );
+    let fault = text("/seen/lastFault");
+    if !fault.is_empty() {
+        said.push_str(&format!(", last: {}", printable(&fault)));
+    }
+    let mut table = Table::new(["PLACE", "BEFORE", "AFTER"]);
+    let places = candidate.pointer("/seen/places").and_then(Value::as_object);
+    for (place, pair) in places.into_iter().flatten() {
+        table.row([place.clone(), share(pair.get("before")), share(pair.get("after"))]);
+    }
+    if places.is_some_and(|places| !places.is_empty()) {
+        said.push_str(&format!("\n\n{}", table.render()));
+    }
+    let mut examples = Table::new(["SERVICE", "ZONE", "KEY", "BEFORE", "AFTER"]);
+    for example in items_of(candidate, "/seen/examples") {
+        let cell = |name: &str| printable(&text_of(example, name));
+        examples.row([cell("/service"), cell("/zone"), cell("/keyHash"), cell("/before"), cell("/after")]);
+    }
+    if !items_of(candidate, "/seen/examples").is_empty() {
+        said.push_str(&format!("\n\n{}", examples.render()));
+    }
+    said.push_str("\n\n");
+    match candidate.get("objection").and_then(Value::as_str) {
+        Some(objection) => said.push_str(&format!("not yet: {}", printable(objection))),
+        None => said.push_str(&format!(
+            "next: meridian policy promote {} --namespace {}",
+            text_of(binding, "/service"),
+            text_of(binding, "/namespace")
+        )),
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_says_what_would_change_and_what_speaks_against_it() {
+        let binding = json!({ "namespace": "default", "service": "orders-api", "gateway": "g-1",
+            "active": { "policy": "p", "version": "sha256:0123456789abcdef", "soaked": true },
+            "candidate": { "policy": "p", "version": "sha256:ffffffffffffffff", "stage": "canary", "percent": 5.0,
+                "objection": "it failed 1 times",
+                "seen": { "lookups": 200, "answered": 10, "changed": 0.25, "faults": 1, "lastFault": "trap",
+                    "refused": { "before": 0.0, "after": 0.5 }, "places": { "z-a": { "before": 1.0, "after": 0.5 } },
+                    "examples": [{ "service": "orders-api", "zone": "z-a", "keyHash": null, "before": "a", "after": "b" }] } } });
+        let text = render(&binding);
+        for said in [
+            "canary, 5.0 %",
+            "10 times of 200",
+            "25.0 % of the answers",
+            "50.0 % after",
+            "last: trap",
+            "z-a",
+            "not yet: it failed",
+        ] {
+            assert!(text.contains(said), "{said} in\n{text}");
+        }
+        let mut without = binding;
+        without["candidate"] = Value::Null;
+        assert!(render(&without).contains("is known to be good; there is no candidate"));
+    }
+}

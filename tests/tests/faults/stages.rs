@@ -1,0 +1,300 @@
+//! A policy on its way: shadow, canary, promotion, roll-back by hand and by itself, on every gateway of a region.
+
+use crate::guests;
+use crate::world::{World, lone_gateway, register_many};
+use meridian_registry::testing::RealEtcd;
+use meridian_tests::client::{Answer, Client};
+use meridian_tests::figures;
+use meridian_tests::gateway::{GatewayProcess, embedded, etcd};
+use meridian_tests::patience::until;
+use meridian_tests::tokens::Issuer;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const SERVICE: &str = "orders-api";
+const BINDING: &str = "/v1/namespaces/default/bindings/orders-api";
+/// From the call to the last gateway that answers by it (the issue's own bound).
+const ROLLBACK: Duration = Duration::from_millis(500);
+/// From an answer of the API to its effect everywhere.
+const EFFECT: Duration = Duration::from_secs(1);
+
+/// A region of two gateways in front of an etcd, with settings that a test can wait for.
+async fn region() -> World {
+    let (etcd_process, issuer) = (RealEtcd::start(), Issuer::init());
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        let gateway = GatewayProcess::new(&issuer, etcd(&etcd_process.endpoints()))
+            .with("policies", "soak", "1s")
+            .with("policies", "soak_lookups", 20)
+            .with("policies", "promote_lookups", 50);
+        gateways.push(gateway.started().await);
+    }
+    let world = World { gateways, etcd: etcd_process, issuer };
+    let client = world.client();
+    register_many(&client.bearing(&world.issuer.workload(SERVICE)), SERVICE, "o", 4).await;
+    for gateway in &world.gateways {
+        until("instances are known", Duration::from_secs(2), async || {
+            gateway.client().resolve(SERVICE, "?zone=test-1a").await.status == 200
+        })
+        .await;
+    }
+    world
+}
+
+fn body(version: &str, more: &Value) -> Value {
+    let mut body = json!({ "policy": "only-zone", "version": version });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// How many of `count` keys one gateway sends to zone a, and how many to zone b.
+async fn zones(client: &Client, count: u32) -> (u32, u32) {
+    let (mut a, mut b) = (0, 0);
+    for key in 0..count {
+        let answer = client.resolve(SERVICE, &format!("?zone=test-1a&key=user-{key}")).await.expect(200);
+        match answer["endpoints"][0]["zone"].as_str().unwrap() {
+            "test-1a" => a += 1,
+            _ => b += 1,
+        }
+    }
+    (a, b)
+}
+
+/// Which of 60 keys the canary answers.
+async fn canary_keys(client: &Client) -> Vec<u32> {
+    let mut keys = Vec::new();
+    for key in 0..60 {
+        let answer = client.resolve(SERVICE, &format!("?zone=test-1a&key=user-{key}")).await.expect(200);
+        if answer["policy"]["name"] == "spillover" {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+async fn everywhere(world: &World, what: &str, within: Duration, is: impl Fn(&Answer) -> bool) -> Duration {
+    let begun = Instant::now();
+    for gateway in &world.gateways {
+        let client = gateway.client();
+        until(what, within, async || {
+            let answer = client.resolve(SERVICE, "?zone=test-1a").await.expect(200);
+            is(&answer)
+        })
+        .await;
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
+    let world = region().await;
+    let operator = world.client().bearing(&world.issuer.operator());
+    let clients: Vec<Client> = world.gateways.iter().map(GatewayProcess::client).collect();
+    let version = operator.upload("only-zone", &guests::only_zone('b')).await;
+    for path in ["promote", "rollback"] {
+        let _ = operator.post(&format!("{BINDING}/{path}"), &json!({})).await.refused(404, "no-such-binding");
+    }
+
+    // A shadow changes no answer, and shows what it would change.
+    let shadow = operator.put(BINDING, &body(&version, &json!({ "stage": "shadow" }))).await.expect(201);
+    assert_eq!(shadow["active"]["policy"], "zone-fallback", "{}", shadow.json);
+    assert_eq!(shadow["candidate"]["stage"], "shadow", "{}", shadow.json);
+    let _ = operator.post(&format!("{BINDING}/promote"), &json!({})).await.refused(409, "not-proven");
+    until("the shadow was asked", Duration::from_secs(10), async || {
+        assert_eq!(zones(&clients[0], 40).await, (40, 0), "a shadow changed an answer");
+        let seen = operator.get(&format!("{BINDING}/diff")).await.expect(200);
+        seen["candidate"]["seen"]["answered"].as_u64().unwrap_or(0) >= 50
+    })
+    .await;
+    let diff = operator.get(&format!("{BINDING}/diff")).await.expect(200);
+    let seen = &diff["candidate"]["seen"];
+    assert_eq!((&seen["changed"], &seen["faults"]), (&json!(1.0), &json!(0)), "{}", diff.json);
+    assert_eq!(seen["places"]["test-1b"], json!({ "before": 0.0, "after": 1.0 }), "{}", diff.json);
+    assert!(!seen["examples"].as_array().unwrap().is_empty(), "{}", diff.json);
+
+    // All of one zone's lookups would move at once: that is refused, by name, unless somebody says why it is wanted.
+    let refused = operator.post(&format!("{BINDING}/promote"), &json!({})).await.refused(409, "not-proven");
+    assert!(refused["detail"].as_str().unwrap().contains("test-1a would lose 100 %"), "{}", refused.json);
+    let _ =
+        operator.post(&format!("{BINDING}/promote"), &json!({ "force": true })).await.refused(422, "invalid");
+
+    let forced = json!({ "force": true, "reason": "zone a is being emptied" });
+    let promoted = operator.post(&format!("{BINDING}/promote"), &forced).await.expect(200);
+    assert_eq!((&promoted["active"]["version"], &promoted["candidate"]), (&json!(version), &Value::Null));
+    assert_eq!(promoted["active"]["way"], "forced", "{}", promoted.json);
+    let _ = everywhere(&world, "the promoted version answers", EFFECT, |answer| {
+        answer["policy"]["version"] == version.as_str()
+    })
+    .await;
+
+    // Roll-back is one call.
+    let back =
+        operator.post(&format!("{BINDING}/rollback"), &json!({ "reason": "enough" })).await.expect(200);
+    assert_eq!(back["active"]["policy"], "zone-fallback", "{}", back.json);
+    // The same call again means the version that is gone already.
+    let again = json!({ "version": version });
+    let _ = operator.post(&format!("{BINDING}/rollback"), &again).await.refused(409, "another-version");
+    let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
+    let took = everywhere(&world, "the former version answers", ROLLBACK, former).await;
+    println!("a roll-back takes effect in both gateways after {took:?}");
+
+    // A canary takes the same keys on every gateway, keeps them, and is promoted when it was asked often enough.
+    let canary = json!({ "policy": "spillover", "stage": "canary", "percent": 30 });
+    let _ = operator.put(BINDING, &canary).await.expect(200);
+    let mut sides = Vec::new();
+    for client in &clients {
+        until("the canary answers its part", EFFECT, async || {
+            (6..=32).contains(&canary_keys(client).await.len())
+        })
+        .await;
+        sides.push(canary_keys(client).await);
+    }
+    assert_eq!(sides[0], sides[1], "both gateways part keys the same way");
+    assert_eq!(sides[0], canary_keys(&clients[0]).await, "a key changed sides");
+    until("the canary is promoted", Duration::from_secs(10), async || {
+        let _ = canary_keys(&clients[0]).await;
+        operator.post(&format!("{BINDING}/promote"), &json!({})).await.status == 200
+    })
+    .await;
+    let _ =
+        everywhere(&world, "the canary answers all", EFFECT, |a| a["policy"]["name"] == "spillover").await;
+    let history = operator.get("/v1/history?ns=default&service=orders-api").await.expect(200);
+    let actions: Vec<&str> =
+        history["items"].as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();
+    for action in ["promote", "rollback", "force-promote", "stage"] {
+        assert!(actions.contains(&action), "{actions:?}");
+    }
+}
+
+/// A canary that fails is given up by the gateway that sees it, and the history says why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_traps_is_given_up_by_itself_and_no_lookup_fails() {
+    const TRAPPED: &str = "trap-api";
+    let (gateway, issuer) = lone_gateway().await;
+    let open = gateway.client();
+    let operator = open.bearing(&issuer.operator());
+    register_many(&open.bearing(&issuer.workload(TRAPPED)), TRAPPED, "o", 4).await;
+    let version = operator.upload("only-zone", &guests::only_zone('b')).await;
+    let path = format!("/v1/namespaces/default/bindings/{TRAPPED}");
+    let canary = json!({ "policy": "only-zone", "version": version, "stage": "canary", "percent": 50 });
+    let _ = operator.put(&path, &canary).await.expect(201);
+    let begun = Instant::now();
+    let mut met = 0;
+    until("the canary is given up", Duration::from_secs(5), async || {
+        for key in 0..50 {
+            let answer = open.resolve(TRAPPED, &format!("?zone=test-1a&key={key}")).await.expect(200);
+            met += u32::from(answer["policy"]["outcome"] == "last-good");
+        }
+        operator.get(&path).await.expect(200)["candidate"].is_null()
+    })
+    .await;
+    println!("given up after {:?}; {met} lookups met it, each was answered", begun.elapsed());
+    assert!((1..=10).contains(&met), "{met} lookups met a canary that traps at once");
+    let history = operator.get(&format!("/v1/history?ns=default&service={TRAPPED}")).await.expect(200);
+    let why =
+        history["items"].as_array().unwrap().iter().find(|entry| entry["action"] == "rollback").unwrap();
+    assert_eq!(why["actor"]["role"], "guardian");
+    assert!(why["reason"].as_str().unwrap().contains("trap: unreachable"), "{why}");
+    assert_eq!(figures::one(&open, "meridian_policy_rollbacks_total").await, 1.0);
+}
+
+/// What was promoted and then refuses callers returns to what is known to be good; what soaked is known to be good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refuses_after_its_promotion_is_rolled_back_and_what_soaks_is_kept() {
+    let world = region().await;
+    let operator = world.client().bearing(&world.issuer.operator());
+    let client = world.gateways[1].client();
+    let good = operator.upload("only-zone", &guests::only_zone('a')).await;
+    let _ = operator.put(BINDING, &body(&good, &json!({}))).await.expect(201);
+    until("the first version has soaked", Duration::from_secs(10), async || {
+        let _ = zones(&client, 10).await;
+        operator.get(BINDING).await.expect(200)["active"]["soaked"] == true
+    })
+    .await;
+    // It answers well, until there is nothing in its zone for whom it answers: then it refuses.
+    let picky = operator.upload("only-zone", &guests::only_zone('x')).await;
+    let canary = json!({ "stage": "canary", "percent": 0 });
+    let _ = operator.put(BINDING, &body(&picky, &canary)).await.expect(200);
+    let mut forced = operator.post(&format!("{BINDING}/promote"), &json!({})).await;
+    forced = forced.refused(409, "not-proven");
+    assert!(forced["detail"].as_str().unwrap().contains("0 lookups"), "{}", forced.json);
+    // A canary of a part shows it before anybody promotes it.
+    let canary = json!({ "stage": "canary", "percent": 5 });
+    let _ = operator.put(BINDING, &body(&picky, &canary)).await.expect(200);
+    until("the canary is given up", Duration::from_secs(10), async || {
+        for key in 0..30 {
+            // Those of the canary are refused: that is what it was bound to do.
+            let answer = client.resolve(SERVICE, &format!("?zone=test-1a&key=u{key}")).await;
+            assert!(matches!(answer.status, 200 | 503), "{}", answer.json);
+        }
+        operator.get(BINDING).await.expect(200)["candidate"].is_null()
+    })
+    .await;
+    let history = operator.get("/v1/history?ns=default&service=orders-api").await.expect(200);
+    let why =
+        history["items"].as_array().unwrap().iter().find(|entry| entry["action"] == "rollback").unwrap();
+    assert!(why["reason"].as_str().unwrap().contains("refused or given nothing"), "{why}");
+    // Hasty changes do not push out what has soaked.
+    for letter in ['b', 'a', 'b', 'x', 'b'] {
+        let version = operator.upload("only-zone", &guests::only_zone(letter)).await;
+        let _ =
+            operator.put(BINDING, &body(&version, &json!({ "config": { "n": letter } }))).await.expect(200);
+    }
+    let binding = operator.get(BINDING).await.expect(200);
+    let formers = binding["lastGood"].as_array().unwrap();
+    assert!(
+        formers.iter().any(|former| former["version"] == good.as_str() && former["soaked"] == true),
+        "{}",
+        binding.json
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_is_tried_and_losses_are_simulated_without_changing_anything() {
+    let issuer = Issuer::init();
+    let gateway = GatewayProcess::new(&issuer, embedded()).started().await;
+    let open = gateway.client();
+    let operator = open.bearing(&issuer.operator());
+    for service in [SERVICE, "trap-api"] {
+        register_many(&open.bearing(&issuer.workload(service)), service, "o", 4).await;
+    }
+    let version = operator.upload("only-zone", &guests::only_zone('b')).await;
+    let asked =
+        json!({ "service": SERVICE, "version": version, "lookups": [{ "zone": "test-1a" }, { "key": "k" }] });
+    let tried = operator.post("/v1/policies/only-zone/try", &asked).await.expect(200);
+    let first = &tried["results"][0];
+    assert_eq!((&first["changed"], &first["fault"]), (&json!(1.0), &Value::Null), "{}", tried.json);
+    let endpoints = first["answer"]["endpoints"].as_array().unwrap();
+    assert!(endpoints.iter().all(|endpoint| endpoint["zone"] == "test-1b"), "{}", tried.json);
+    assert_eq!(tried["results"].as_array().unwrap().len(), 2);
+    let asked = json!({ "service": "trap-api", "version": version, "lookups": [{ "key": "k" }] });
+    let tried = operator.post("/v1/policies/only-zone/try", &asked).await.expect(200);
+    assert!(tried["results"][0]["fault"].as_str().unwrap().contains("trap"), "{}", tried.json);
+    let unknown = json!({ "service": "nobody" });
+    let _ = operator.post("/v1/policies/only-zone/try", &unknown).await.refused(404, "no-such-service");
+    let _ = operator.post("/v1/policies/nothing/try", &asked).await.refused(422, "invalid");
+    let _ = open.post("/v1/policies/only-zone/try", &asked).await.refused(401, "token-missing");
+
+    let lost = operator
+        .post("/v1/simulate", &json!({ "service": SERVICE, "loseZones": ["test-1a"] }))
+        .await
+        .expect(200);
+    let caller = &lost["services"][0]["callers"][0];
+    assert_eq!(caller["before"]["places"], json!({ "test-1a": 1.0 }), "{}", lost.json);
+    assert_eq!(caller["after"]["places"], json!({ "test-1b": 1.0 }), "{}", lost.json);
+    assert_eq!(caller["changed"], 1.0);
+    let all = json!({ "drain": ["test-1b"], "activate": { "policy": "only-zone", "version": version } });
+    let all = operator.post("/v1/simulate", &all).await.expect(200);
+    assert_eq!(all["services"].as_array().unwrap().len(), 2, "{}", all.json);
+    let everything = operator.post("/v1/simulate", &json!({ "loseRegions": ["test-1"] })).await.expect(200);
+    assert_eq!(everything["services"][0]["callers"][0]["after"]["none"], 1.0, "{}", everything.json);
+    let wrong = json!({ "loseZones": ["nowhere-1a"] });
+    let refused = operator.post("/v1/simulate", &wrong).await.refused(422, "invalid");
+    assert!(refused["detail"].as_str().unwrap().contains("test-1a"), "{}", refused.json);
+
+    let answer = open.resolve(SERVICE, "?zone=test-1a").await.expect(200);
+    assert_eq!(
+        (&answer["policy"]["name"], &answer["endpoints"][0]["zone"]),
+        (&json!("zone-fallback"), &json!("test-1a"))
+    );
+}
