@@ -215,8 +215,8 @@ pub struct Exchange {
     held: BTreeMap<RegionName, Holding>,
     /// Moments at which what is held was the newest.
     proofs: BTreeMap<RegionName, Proof>,
-    /// When what is held was taken.
-    taken: BTreeMap<RegionName, Monotonic>,
+    /// When what is held was taken; what came from disk, before the image was made.
+    taken: BTreeMap<RegionName, Proof>,
     /// Origins of which another life came than was proven so far. What was proven goes on to count here, or a region
     /// whose registry was raised would be stale for a beat; but it is not passed on, and what is proven of that life
     /// takes its place. It may be an old life that somebody remembered.
@@ -285,6 +285,8 @@ impl Exchange {
                 left_out += 1;
                 continue;
             }
+            let written = elapsed.and_then(|elapsed| u64::try_from(elapsed.as_millis()).ok());
+            let taken = written.map_or(Proof::LONG_AGO, |written| Proof::new(now, written));
             let age = age.zip(elapsed).map(|(age, elapsed)| age.saturating_add(elapsed));
             let age = age.and_then(|age| u64::try_from(age.as_millis()).ok());
             if let Some(age) = age.or(planted!(ImageFresh).then_some(0)) {
@@ -292,7 +294,7 @@ impl Exchange {
             }
             let keys = state.iter().map(|(key, _)| key.clone()).collect();
             self.held.insert(origin.clone(), Holding::new(head, state));
-            self.taken.insert(origin.clone(), now);
+            self.taken.insert(origin.clone(), taken);
             self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
             self.judge(now, &origin);
         }
@@ -466,6 +468,9 @@ impl Exchange {
         let subscribed = self.links.iter().filter(|(_, link)| link.peer.role == PeerRole::Node);
         let due = subscribed.map(|(id, link)| (*id, link.next_ping <= now, link.next_digest <= now));
         let due: Vec<(LinkId, bool, bool)> = due.filter(|(_, ping, digest)| *ping || *digest).collect();
+        if due.iter().any(|(_, ping, _)| *ping) {
+            self.ask_leaves(now);
+        }
         for (id, ping, digest) in due {
             let jitter = limits::DIGEST_EVERY / 4 * u32::from(self.spread.next() as u8) / 256;
             if let Some(link) = self.links.get_mut(&id) {
@@ -487,6 +492,18 @@ impl Exchange {
                 self.ping(now, id);
             }
         }
+    }
+
+    /// About once a second: what a gateway remembers is asked for again, if it did not come or could not be asked for.
+    fn ask_leaves(&mut self, now: Monotonic) {
+        let leaves = self.links.iter_mut().filter(|(_, link)| !link.remembers.is_empty());
+        let ids = leaves.map(|(id, link)| {
+            let dropped = link.drop_stalled(now);
+            self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(dropped);
+            *id
+        });
+        let ids: Vec<LinkId> = ids.collect();
+        ids.into_iter().for_each(|id| self.ask_leaf(id));
     }
 
     fn settle_own(&mut self, now: Monotonic) {

@@ -113,7 +113,7 @@ impl Exchange {
             return;
         }
         let Some(proof) = shown.proof else { return };
-        let taken = self.taken.get(origin).map(|at| Proof::new(*at, 0));
+        let taken = self.taken.get(origin).copied();
         let earlier = shown.version.incarnation == held.incarnation
             && shown.version.index < held.index
             && (Some(proof) <= taken || planted!(EarlierCredited));

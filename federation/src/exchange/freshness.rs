@@ -16,6 +16,9 @@ use std::time::Duration;
 pub(super) struct Proof(i64);
 
 impl Proof {
+    /// Before anything that can be proven.
+    pub(super) const LONG_AGO: Self = Self(i64::MIN);
+
     /// What `age_ms` says that was answered to a question of `asked`.
     pub(super) fn new(asked: Monotonic, age_ms: u64) -> Self {
         Self(signed(asked.0).saturating_sub(signed(age_ms)))

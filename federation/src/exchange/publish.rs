@@ -36,11 +36,14 @@ impl Exchange {
         }
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         let leaf = link.peer.role == PeerRole::Leaf;
-        let (mut named, mut later) = (Vec::with_capacity(have.origins.len()), Vec::new());
+        let mut named = Vec::with_capacity(have.origins.len());
         for held in have.origins {
             let place = held.version.map(|version| version.place());
-            if place > self.held.get(&held.origin).map(Holding::place) && held.origin != self.region {
-                later.push(held.origin.clone());
+            match place.filter(|_| leaf && held.origin != self.region) {
+                Some(place) if Some(place) > self.held.get(&held.origin).map(Holding::place) => {
+                    link.remembers.insert(held.origin.clone(), place);
+                }
+                _ => drop(link.remembers.remove(&held.origin)),
             }
             if link.feeds.len() >= limits::ORIGINS && !link.feeds.contains_key(&held.origin) {
                 return Err(Violation::TooManyOrigins);
@@ -51,24 +54,31 @@ impl Exchange {
         }
         named.iter().for_each(|origin| self.pump(id, origin));
         if leaf {
-            later.iter().for_each(|origin| self.ask_leaf(id, origin));
+            self.ask_leaf(id);
         }
         Ok(())
     }
 
     /// A gateway remembers a later state than this node, which was started without a disk perhaps, as all others were. So
     /// it is asked, or its region's registry would not be raised past that and the gateway would never follow it again.
-    /// One at a time: a node that starts has many gateways.
-    fn ask_leaf(&mut self, id: LinkId, origin: &RegionName) {
-        let room = self.held.contains_key(origin) || self.held.len() < limits::ORIGINS - 1;
-        let asked = self.links.values().any(|link| link.wanted.contains_key(origin));
-        if !room || asked || self.is_coming(self.now, origin) || planted!(LeafUnasked) {
-            return;
+    /// One at a time for each origin: a node that starts has many gateways.
+    pub(super) fn ask_leaf(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id).filter(|_| !planted!(LeafUnasked)) else { return };
+        let held = &self.held;
+        link.remembers.retain(|origin, place| Some(*place) > held.get(origin).map(Holding::place));
+        let origins: Vec<RegionName> = link.remembers.keys().cloned().collect();
+        for origin in origins {
+            let room = self.held.contains_key(&origin) || self.held.len() < limits::ORIGINS - 1;
+            let mut asked = self.links.values().filter_map(|link| link.wanted.get(&origin));
+            let asked = asked.any(|at| self.now.since(*at) < limits::TRANSFER_PATIENCE);
+            if !room || asked || self.is_coming(self.now, &origin) {
+                continue;
+            }
+            if let Some(link) = self.links.get_mut(&id) {
+                link.lends = true;
+            }
+            self.compare_buckets(self.now, id, &origin);
         }
-        if let Some(link) = self.links.get_mut(&id) {
-            link.lends = true;
-        }
-        self.compare_buckets(self.now, id, origin);
     }
 
     pub(super) fn on_want(&mut self, id: LinkId, want: &Want) -> Result<(), Violation> {

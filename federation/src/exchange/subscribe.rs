@@ -4,6 +4,7 @@
 //! one where there is one. Whoever shows something newer than what is held and keeps doing so becomes the source, so a
 //! message that was lost, a source that lags and a link that is cut are all mended by the same rule.
 
+use super::freshness::Proof;
 use super::gather::{Gather, Outcome};
 use super::head::{Place, SignedHead};
 use super::holding::Holding;
@@ -51,7 +52,7 @@ impl Exchange {
         }
         if !self.is_newer(now, &head) {
             self.note_outdated(&head);
-            return Ok(());
+            return self.pass_on_rival(id, &head);
         }
         let link = self.links.get(&id);
         if link.and_then(|l| l.shown.get(&head.head.origin)).is_some_and(|shown| shown.refused) {
@@ -68,6 +69,21 @@ impl Exchange {
                 own.handle_known(now, head);
             }
             self.settle_own(now);
+        }
+        Ok(())
+    }
+
+    /// A head of a life that rivals the one held is not taken, but the origin hears of it: perhaps by this node alone.
+    fn pass_on_rival(&mut self, id: LinkId, head: &SignedHead) -> Result<(), Violation> {
+        let (origin, life) = (&head.head.origin, head.head.version.incarnation);
+        let held = self.held.get(origin).map(|held| held.version().incarnation);
+        let told = self.links.iter().filter(|(_, link)| link.peer.region == *origin);
+        let told: Vec<LinkId> =
+            told.filter(|(_, link)| link.peer.role == PeerRole::Node).map(|(id, _)| *id).collect();
+        let rivals = held.is_some_and(|held| held.rivals(&life)) && self.own.is_some();
+        if rivals && !told.is_empty() && self.is_signed(id, head)? {
+            let offer = |to| Output::Send(to, Message::Offer(Box::new(head.clone())));
+            self.outputs.extend(told.into_iter().map(offer));
         }
         Ok(())
     }
@@ -98,7 +114,7 @@ impl Exchange {
         if let Some(opening) = opening {
             if !self.is_newer(now, &opening.head) {
                 self.note_outdated(&opening.head);
-                return Ok(());
+                return self.pass_on_rival(id, &opening.head);
             }
             if !self.held.contains_key(&origin) && self.held.len() >= limits::ORIGINS - 1 {
                 return Err(Violation::TooManyOrigins);
@@ -165,7 +181,7 @@ impl Exchange {
                 keys
             }
         };
-        self.taken.insert(origin.clone(), now);
+        self.taken.insert(origin.clone(), Proof::new(now, 0));
         self.counters.states_taken = self.counters.states_taken.saturating_add(1);
         self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
         let ids: Vec<LinkId> = self.links.keys().copied().collect();

@@ -414,12 +414,18 @@ impl World {
                     self.close(link.0 as usize);
                 }
                 Output::Changed { origin, keys } => {
-                    let registry = self.regions.iter_mut().find(|(name, _)| *name == origin);
-                    let Some((_, registry)) = registry else { return Err(format!("{origin} is no region")) };
+                    let registry = self.regions.iter_mut().enumerate().find(|(_, (name, _))| *name == origin);
+                    let Some((number, (_, registry))) = registry else {
+                        return Err(format!("{origin} is no region"));
+                    };
                     let now = self.now;
                     let process = &mut self.processes[at];
                     let place = oracle::changed(process, &origin, &keys, registry, now)?;
                     registry.taken.insert(place, now);
+                    // Somebody remembered what its registry has forgotten: it is not settled before it is raised.
+                    if place > registry.now().place {
+                        self.unsettled[number] = now;
+                    }
                     let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(&origin));
                     if let (Some(gateway), Some(view)) = (&mut process.gateway, view) {
                         gateway.hear(&origin, view.state, &keys)?;
