@@ -105,7 +105,7 @@ fn version(binding: &Value, at: &str) -> String {
 }
 
 pub(crate) async fn diff(arguments: DiffArguments, global: &Global) -> Result<(), Failure> {
-    let connection = Connection::open(global, Role::Reader)?;
+    let connection = Connection::open(global, Role::Operator)?;
     let answer = connection.get(&arguments.place.path("diff"), &[]).await?;
     if global.json {
         output::json(&answer.body);

@@ -268,9 +268,6 @@ fn replace(
         });
     };
     let base = before.cloned().unwrap_or_else(|| beside(region, place));
-    if base.active == wanted.bound {
-        return Err(Problem::field("version", "answers already: a candidate differs in version or config"));
-    }
     let same = base.candidate.as_ref().filter(|c| c.bound == wanted.bound && c.stage == stage);
     let since = same.map_or(now, |candidate| candidate.since);
     let fault = same.map(|candidate| candidate.fault.clone()).unwrap_or_default();
