@@ -221,7 +221,10 @@ impl Gateway {
                 disk: Arc::clone(&disk),
                 keeper: Some(commands.clone()),
             };
-            joined = Some(node::spawn(parts, &tasks, &stop).await?);
+            let mut part = node::spawn(parts, &tasks, &stop).await?;
+            // Before anybody is answered: a service that only other regions have is known.
+            keeper.remember(std::mem::take(&mut part.remembered));
+            joined = Some(part);
         }
 
         let loader_stats = Arc::new(LoaderStats::default());

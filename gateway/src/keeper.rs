@@ -139,6 +139,15 @@ impl Keeper {
         self.directory.set_ready();
     }
 
+    /// Takes what is remembered of other regions, before the first event.
+    pub fn remember(&mut self, news: Vec<News>) {
+        let now = clock::monotonic_now();
+        for news in news {
+            let touched = self.neighbourhood.hear(&mut self.catalog, news, now);
+            self.publish(touched, now);
+        }
+    }
+
     /// Applies events until the registry's channel ends.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>, mut commands: mpsc::Receiver<Command>) {
         let mut sweep = tokio::time::interval(Duration::from_millis(500));

@@ -39,6 +39,12 @@ pub struct BadImage(pub &'static str);
 const SHORT: BadImage = BadImage("it ends too early");
 
 impl Image {
+    /// Of how many regions besides the own one it holds a state.
+    #[must_use]
+    pub fn origins(&self) -> usize {
+        self.origins.len()
+    }
+
     /// As bytes. The driver puts a checksum around them.
     #[must_use]
     pub fn encode(&self) -> Bytes {

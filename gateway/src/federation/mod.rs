@@ -46,7 +46,7 @@ pub enum JoinError {
 }
 
 /// Joins the federation: as a node where the configuration listens, else as a subscriber of its region's nodes. Gives the
-/// address too where it listens.
+/// address too where it listens, and of how many other regions a state is remembered.
 ///
 /// # Errors
 /// What makes starting pointless.
@@ -54,7 +54,7 @@ pub async fn join(
     config: &FederationConfig,
     region: &RegionName,
     disk: &Disk,
-) -> Result<(Running, Option<SocketAddr>), JoinError> {
+) -> Result<(Running, Option<SocketAddr>, usize), JoinError> {
     let listener = match config.listen {
         None => None,
         Some(address) => {
@@ -67,6 +67,7 @@ pub async fn join(
     if let Some((_, elapsed)) = &kept {
         tracing::info!(?elapsed, "what other regions told is read from disk until they are heard again");
     }
+    let remembers = kept.as_ref().map_or(0, |(image, _)| image.origins());
     let running = service::start(service::Config {
         region: region.clone(),
         station: if listener.is_some() { Station::Node } else { Station::Gateway },
@@ -83,7 +84,8 @@ pub async fn join(
             "what was kept of some regions carries no signature that is believed any more"
         );
     }
-    Ok((running, address))
+    let remembers = remembers.saturating_sub(running.left_out());
+    Ok((running, address, remembers))
 }
 
 /// What was held when the process ended, and how long ago that was; none of the latter where the clock went back.

@@ -10,6 +10,7 @@ use crate::figures as gateway_figures;
 use crate::gateway::{Opened, StartError, open_registry};
 use crate::keeper::Command;
 use crate::metrics::{HttpMetrics, Metrics, Source};
+use crate::neighbourhood::News;
 use axum::Router;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -28,6 +29,9 @@ use tokio_util::task::TaskTracker;
 
 /// Time for links and tasks to end at a graceful stop.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time for what is remembered of other regions to be at hand: it needs no network, only the checking of signatures.
+const REMEMBERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a process's part in the federation is put together from.
 pub(crate) struct Parts<'a> {
@@ -48,6 +52,8 @@ pub(crate) struct Joined {
     pub(crate) address: Option<SocketAddr>,
     /// Whether the own region's registry was read; never in a gateway that subscribes.
     pub(crate) told: Arc<AtomicBool>,
+    /// What is remembered of other regions, for a gateway to know before it answers anybody.
+    pub(crate) remembered: Vec<News>,
 }
 
 /// Joins the federation and spawns what that takes; the handle for those who want to see how it stands.
@@ -57,7 +63,7 @@ pub(crate) async fn spawn(
     stop: &CancellationToken,
 ) -> Result<Joined, StartError> {
     let Parts { config, region, registry, disk, keeper } = parts;
-    let (running, address) = join(config, &region, &disk).await?;
+    let (running, address, remembers) = join(config, &region, &disk).await?;
     let handle = running.handle().clone();
     let (raises, raised) = watch::channel(None);
     let told = Arc::new(AtomicBool::new(false));
@@ -69,9 +75,18 @@ pub(crate) async fn spawn(
     }
     let stats = Arc::new(ReceiverStats::default());
     let source = figures::federation(region.clone(), handle.clone(), Arc::clone(&stats));
-    let receiver = Receiver { region, running, keeper, disk, raises, stats };
+    let mut receiver = Receiver { region, running, keeper, disk, raises, stats };
+    let (mut remembered, mut told_of) = (Vec::new(), 0);
+    let until = tokio::time::Instant::now() + REMEMBERED_WITHIN;
+    while receiver.keeper.is_some()
+        && told_of < remembers
+        && let Ok(batch) = tokio::time::timeout_at(until, receiver.running.news().next()).await
+    {
+        told_of += batch.changed.len();
+        remembered.extend(receiver.news_of(batch));
+    }
     tasks.spawn(receiver.run(stop.clone()));
-    Ok(Joined { handle, source, address, told })
+    Ok(Joined { handle, source, address, told, remembered })
 }
 
 /// Starts nodes.
@@ -126,7 +141,7 @@ impl Node {
         let Opened { registry, etcd_stats, .. } = open_registry(&config, None, false).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let parts = Parts { config: section, region: config.region.clone(), registry, disk, keeper: None };
-        let Joined { handle, source, address, told } = spawn(parts, &tasks, &stop).await?;
+        let Joined { handle, source, address, told, .. } = spawn(parts, &tasks, &stop).await?;
         let address = address.or(section.listen).ok_or(StartError::NotANode)?;
         let mut sources = vec![source];
         sources.extend(etcd_stats.map(gateway_figures::etcd));

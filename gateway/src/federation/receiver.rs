@@ -99,43 +99,33 @@ impl Receiver {
     }
 
     async fn pass_on(&mut self, batch: Batch) {
+        for news in self.news_of(batch) {
+            self.tell(news).await;
+        }
+    }
+
+    /// A batch as the keeper takes it.
+    pub(super) fn news_of(&self, batch: Batch) -> Vec<News> {
         if let Some(past) = batch.raise {
             self.raises.send_replace(Some(past));
         }
-        let (changed, standing) = (batch.changed, batch.standing);
         // A region's standing first: what it tells is of no use while it counts as never heard of.
-        for (region, (standing, at)) in standing {
+        let heard = batch.standing.into_iter().map(|(region, (standing, at))| {
             let since = clock::monotonic_now().since(at);
-            self.tell_standing(region, standing, since).await;
-        }
-        for (region, changed) in changed {
-            let news = self.read(region, changed);
-            self.tell(news).await;
-        }
+            heard(region, standing, since)
+        });
+        let mut news: Vec<News> = heard.collect();
+        news.extend(batch.changed.into_iter().map(|(region, changed)| self.read(region, changed)));
+        news.retain(|(News::Told { region, .. } | News::Heard { region, .. })| *region != self.region);
+        news
     }
 
     async fn pass_on_ages(&mut self) {
         let overview = self.running.handle().overview();
         let since = clock::monotonic_now().since(overview.at);
         for (region, standing) in &overview.standings {
-            self.tell_standing(region.clone(), *standing, since).await;
+            self.tell(heard(region.clone(), *standing, since)).await;
         }
-    }
-
-    async fn tell_standing(
-        &self,
-        region: RegionName,
-        standing: meridian_federation::exchange::Standing,
-        since: Duration,
-    ) {
-        let round_trip = standing.round_trip.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
-        let news = News::Heard {
-            region,
-            age: standing.age.map(|age| age + since),
-            reachable: standing.reachable,
-            round_trip_ms: round_trip,
-        };
-        self.tell(news).await;
     }
 
     async fn tell(&self, news: News) {
@@ -181,6 +171,17 @@ impl Receiver {
         }
         let version = head.head.version;
         News::Told { region, incarnation: version.incarnation, index: version.index, notice, services }
+    }
+}
+
+/// How a region stands, `since` later than it was judged.
+fn heard(region: RegionName, standing: meridian_federation::exchange::Standing, since: Duration) -> News {
+    let round_trip = standing.round_trip.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
+    News::Heard {
+        region,
+        age: standing.age.map(|age| age + since),
+        reachable: standing.reachable,
+        round_trip_ms: round_trip,
     }
 }
 
