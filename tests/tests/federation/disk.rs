@@ -2,13 +2,9 @@
 
 use crate::world::{AP, EU, Fleet, REGIONS, Region, STALE_AT, SUSPECT_AT, World};
 use crate::{CATALOG, ORDERS, PACE, SLACK};
-use meridian_tests::client::registration;
-use meridian_tests::figures;
 use meridian_tests::load::Load;
 use meridian_tests::patience::until;
-use std::time::{Duration, Instant, SystemTime};
-
-const SAVES: &str = "meridian_federation_saves_total";
+use std::time::{Duration, Instant};
 
 /// Until the other regions, of whose last proof the gateway knows the age, are called `word`.
 async fn alone(word: &str, at: Duration) {
@@ -16,20 +12,7 @@ async fn alone(word: &str, at: Duration) {
     let _fleet = Fleet::start(&world).await;
     let client = world.client(AP);
     let known = client.resolve(CATALOG, "?n=all").await.expect(200).endpoints();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() * 1_000.0;
-    // A save may have begun before the latest news. Whatever the first of these two found known is in the second.
-    for news in ["news-1", "news-2"] {
-        let saves = figures::one(&client, SAVES).await;
-        let _ = world.owner(EU, news).register(news, "n", &registration("eu-west-1a", 1)).await.expect(201);
-        until("other regions are on disk", Duration::from_secs(10), async || {
-            client.resolve(news, "").await.status == 200 && figures::one(&client, SAVES).await > saves
-        })
-        .await;
-    }
-    until("the own region is on disk", Duration::from_secs(15), async || {
-        figures::one(&client, "meridian_disk_saved_at_milliseconds").await > now
-    })
-    .await;
+    world.all_is_on_disk(AP).await;
 
     let dead = Instant::now();
     world.regions.iter_mut().for_each(Region::kill);

@@ -9,6 +9,7 @@ async fn killed(span: Duration) {
     let mut world = World::start().await;
     let fleet = Fleet::start(&world).await;
     let loads = Loads::far(&world);
+    world.all_is_on_disk(AP).await;
     world.regions[AP].kill();
     grow_old(&world, &[(EU, AP), (US, AP)], span).await;
     for at in [EU, US] {

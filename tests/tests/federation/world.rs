@@ -5,8 +5,9 @@ use meridian_federation::service::certificates::{Authority, KeyKind, Lifetime};
 use meridian_federation::service::material::Files;
 use meridian_federation::service::name::{PeerName, Station};
 use meridian_registry::testing::RealEtcd;
-use meridian_tests::client::Client;
+use meridian_tests::client::{Client, registration};
 use meridian_tests::federation::FederationProcess;
+use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, etcd};
 use meridian_tests::load::Load;
 use meridian_tests::patience::until;
@@ -151,6 +152,31 @@ impl World {
 
     pub(crate) fn address(&self, at: usize) -> SocketAddr {
         self.regions[at].gateway.address()
+    }
+
+    /// Waits until a gateway has on disk what it knows now, of its own region and of others.
+    pub(crate) async fn all_is_on_disk(&self, at: usize) {
+        let client = self.client(at);
+        let elsewhere = if at == EU { US } else { EU };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() * 1_000.0;
+        // A save may have begun before the latest news. Whatever the first of these two found known is in the second.
+        for news in ["news-1", "news-2"] {
+            let saves = figures::one(&client, "meridian_federation_saves_total").await;
+            let _ = self
+                .owner(elsewhere, news)
+                .register(news, "n", &registration(&zones(elsewhere)[0], 1))
+                .await
+                .expect(201);
+            until("other regions are on disk", Duration::from_secs(10), async || {
+                client.resolve(news, "").await.status == 200
+                    && figures::one(&client, "meridian_federation_saves_total").await > saves
+            })
+            .await;
+        }
+        until("the own region is on disk", Duration::from_secs(15), async || {
+            figures::one(&client, "meridian_disk_saved_at_milliseconds").await > now
+        })
+        .await;
     }
 
     /// A client of a region's gateway without a token.
