@@ -224,18 +224,15 @@ impl Worker {
             }
         };
         let plan = found.map_or(0, |found| found.plan);
-        if found.is_none_or(|found| self.view(snapshot.slot, found).is_none()) {
-            let view = self.scratch.insert(self.shared.warming(snapshot, caller));
-            return Routed::new(view, 0, key, words);
-        }
-        let desk = found.and_then(|found| self.view(snapshot.slot, found));
-        let view = desk.or(self.scratch.as_ref());
-        #[allow(
-            clippy::expect_used,
-            reason = "looked at two lines above; borrows cannot be returned from within a branch"
-        )]
-        let view = view.expect("a view that was there a moment ago");
         let whole = found.and_then(|found| self.whole(snapshot.slot, found));
+        let (services, slot) = (&self.services, snapshot.slot);
+        let view = match found.and_then(|found| prepared(services, slot, found)) {
+            Some(view) => view,
+            None if found.is_some_and(|found| found.side == Side::Scratch) => {
+                self.scratch.get_or_insert_with(|| self.shared.warming(snapshot, caller))
+            }
+            None => self.scratch.insert(self.shared.warming(snapshot, caller)),
+        };
         Routed::new(view, plan, key, words).identified(whole)
     }
 
@@ -272,11 +269,9 @@ impl Worker {
 
     #[inline]
     fn view(&self, slot: u32, found: Found) -> Option<&Arc<View>> {
-        let desk = self.services.get(slot as usize)?.desks.get(found.place)?;
         match found.side {
-            Side::Active => Some(&desk.view),
-            Side::Canary => Some(&desk.trial.as_ref()?.canary.as_ref()?.view),
             Side::Scratch => self.scratch.as_ref(),
+            Side::Active | Side::Canary => prepared(&self.services, slot, found),
         }
     }
 
@@ -565,6 +560,17 @@ fn is_wanted(canary: &Canary, active: &View) -> bool {
 fn is_canary_of(snapshot: &Snapshot, bound: &Bound) -> bool {
     let candidate = snapshot.binding.candidate.as_ref();
     candidate.is_some_and(|c| c.stage == Stage::Canary && c.bound == *bound)
+}
+
+/// The view that was prepared for this caller; none for what was made for this lookup alone.
+#[inline]
+fn prepared(services: &[Warm], slot: u32, found: Found) -> Option<&Arc<View>> {
+    let desk = services.get(slot as usize)?.desks.get(found.place)?;
+    match found.side {
+        Side::Active => Some(&desk.view),
+        Side::Canary => Some(&desk.trial.as_ref()?.canary.as_ref()?.view),
+        Side::Scratch => None,
+    }
 }
 
 impl Warm {
