@@ -172,7 +172,9 @@ pub(crate) struct Clerk {
     pub(crate) stage_timers: BinaryHeap<Reverse<(Instant, u32)>>,
     /// Of the services whose bindings are observed.
     pub(crate) books: HashMap<u32, Book>,
-    pub(crate) shadows: std::sync::mpsc::Sender<shadow::Task>,
+    pub(crate) shadows: Arc<shadow::Tasks>,
+    /// Services whose shadow was asked for: most have none, and nobody is woken for them.
+    pub(crate) shadowed: HashSet<u32>,
 }
 
 impl Clerk {
@@ -181,7 +183,7 @@ impl Clerk {
         counters: Arc<Counters>,
         budget: usize,
         lanes: Vec<(LaneName, std::sync::mpsc::Sender<Job>)>,
-        shadows: std::sync::mpsc::Sender<shadow::Task>,
+        shadows: Arc<shadow::Tasks>,
     ) -> Self {
         let lane = |(name, jobs)| Lane {
             name,
@@ -206,6 +208,7 @@ impl Clerk {
             stage_timers: BinaryHeap::new(),
             books: HashMap::new(),
             shadows,
+            shadowed: HashSet::new(),
         }
     }
 
@@ -291,7 +294,7 @@ impl Clerk {
             }
             Command::Joined(worker, inbox, samples) => {
                 self.workers.insert(worker, inbox);
-                self.shadow(shadow::Task::Joined(samples));
+                self.shadows.joined(samples);
             }
             Command::Left(worker) => {
                 self.workers.remove(&worker);
@@ -606,7 +609,7 @@ impl Clerk {
         }
         self.leave_groups(slot);
         self.services.remove(&slot);
-        self.shadow(shadow::Task::Forget(slot));
+        self.end_shadow(slot);
         for inbox in self.workers.values() {
             let dropped = inbox.put(News::Forget(slot));
             self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
@@ -656,6 +659,12 @@ impl Clerk {
             let services = &self.services;
             self.clock.retain(|slot| services.contains_key(slot) && seen.insert(*slot));
         }
+    }
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        self.shadows.end();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::library::{Compiled, Library, LibraryFull};
 use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING, TRY_WAIT, Threads};
 use crate::observation::Observation;
 use crate::preparation::{self, CanaryOrder, Order, Parcel};
-use crate::shadow::{Log, Runner};
+use crate::shadow::{Log, Runner, Tasks};
 use crate::standard::{STANDARD, Standard, standard_of};
 use crate::stats::{Counters, HostStats, WorkerCounters};
 use crate::trial;
@@ -184,11 +184,12 @@ impl Host {
             spawn(lane.thread_name(), move || lane.run(&queue))?;
             lanes.push((name, jobs));
         }
-        let (tasks, shadows) = mpsc::channel();
+        let shadows = Arc::new(Tasks::default());
         let runner = Runner::new(Arc::clone(&library), commands.clone());
-        spawn("policy-shadow", move || runner.run(&shadows))?;
+        let tasks = Arc::clone(&shadows);
+        spawn("policy-shadow", move || runner.run(&tasks))?;
         let budget = config.router_cache_bytes;
-        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), budget, lanes, tasks);
+        let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), budget, lanes, shadows);
         spawn("policy-clerk", move || run_clerk(clerk, &inbox))?;
         let weak = engine.weak();
         spawn("policy-epochs", move || {

@@ -22,10 +22,10 @@ use meridian_model::plan;
 use meridian_model::selection::Words;
 use meridian_model::snapshot::{Place, Snapshot};
 use smol_str::SmolStr;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// Examples of different answers that are kept of a service.
@@ -102,14 +102,79 @@ pub(crate) struct Order {
     pub(crate) callers: Vec<(Arc<Known>, Arc<View>)>,
 }
 
-/// What the runner is told.
-pub(crate) enum Task {
+/// What the runner is told, at most one thing of each service: the newest counts.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    mail: Mutex<Mail>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Mail {
+    orders: HashMap<u32, Order>,
+    /// In which order they are prepared.
+    turns: VecDeque<u32>,
+    forgotten: HashSet<u32>,
+    joined: Vec<Arc<Log>>,
+    ended: bool,
+}
+
+impl Tasks {
+    fn put(&self, change: impl FnOnce(&mut Mail)) {
+        change(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        self.came.notify_one();
+    }
+
     /// Prepare this, in place of what there is of the service.
-    Prepare(Order),
+    pub(crate) fn prepare(&self, order: Order) {
+        self.put(|mail| {
+            let slot = order.snapshot.slot;
+            mail.forgotten.remove(&slot);
+            if mail.orders.insert(slot, order).is_none() {
+                mail.turns.push_back(slot);
+            }
+        });
+    }
+
     /// The service has no shadow any more.
-    Forget(u32),
+    pub(crate) fn forget(&self, slot: u32) {
+        self.put(|mail| {
+            if mail.orders.remove(&slot).is_some() {
+                mail.turns.retain(|waiting| *waiting != slot);
+            }
+            mail.forgotten.insert(slot);
+        });
+    }
+
     /// Read this worker's samples too.
-    Joined(Arc<Log>),
+    pub(crate) fn joined(&self, log: Arc<Log>) {
+        self.put(|mail| mail.joined.push(log));
+    }
+
+    /// There is no host any more.
+    pub(crate) fn end(&self) {
+        self.put(|mail| mail.ended = true);
+    }
+
+    /// What came: who is forgotten, who joined, and the next order. Waits for it, at most `most`; `None` at the end.
+    fn take(&self, most: Option<Duration>) -> Option<(HashSet<u32>, Vec<Arc<Log>>, Option<Order>)> {
+        let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = |mail: &mut Mail| {
+            !mail.ended && mail.turns.is_empty() && mail.forgotten.is_empty() && mail.joined.is_empty()
+        };
+        let mut mail = match most {
+            Some(most) => {
+                let waited = self.came.wait_timeout_while(mail, most, nothing);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.came.wait_while(mail, nothing).unwrap_or_else(PoisonError::into_inner),
+        };
+        if mail.ended {
+            return None;
+        }
+        let order = mail.turns.pop_front().and_then(|slot| mail.orders.remove(&slot));
+        Some((std::mem::take(&mut mail.forgotten), std::mem::take(&mut mail.joined), order))
+    }
 }
 
 /// What a shadow showed since the last time.
@@ -144,7 +209,6 @@ fn rest(begun: Instant) {
 pub(crate) struct Runner {
     library: Arc<Library>,
     clerk: Sender<Command>,
-    orders: VecDeque<Order>,
     stands: HashMap<u32, Stand>,
     /// Services with a shadow, in the order in which they were prepared.
     ages: VecDeque<u32>,
@@ -154,55 +218,31 @@ pub(crate) struct Runner {
 
 impl Runner {
     pub(crate) fn new(library: Arc<Library>, clerk: Sender<Command>) -> Self {
-        let (orders, stands) = (VecDeque::new(), HashMap::new());
         Self {
             library,
             clerk,
-            orders,
-            stands,
+            stands: HashMap::new(),
             ages: VecDeque::new(),
             logs: Vec::new(),
             buffer: Vec::with_capacity(MAX_SAMPLES),
         }
     }
 
-    /// Works until the clerk is gone.
-    pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
+    /// Works until the host is gone.
+    pub(crate) fn run(mut self, tasks: &Tasks) {
         loop {
             // Without shadows there is nothing to look at.
-            let wait = if self.stands.is_empty() && self.orders.is_empty() {
-                Duration::from_secs(3_600)
-            } else {
-                SHADOW_TICK
-            };
-            let first = match tasks.recv_timeout(wait) {
-                Ok(task) => Some(task),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            first.into_iter().chain(tasks.try_iter()).for_each(|task| self.take(task));
+            let most = (!self.stands.is_empty()).then_some(SHADOW_TICK);
+            let Some((forgotten, joined, order)) = tasks.take(most) else { return };
+            self.stands.retain(|slot, _| !forgotten.contains(slot));
+            self.ages.retain(|slot| !forgotten.contains(slot));
+            self.logs.extend(joined);
             let begun = Instant::now();
             self.ask();
             rest(begun);
-            if let Some(order) = self.orders.pop_front() {
+            if let Some(order) = order {
                 self.prepare(&order);
             }
-        }
-    }
-
-    fn take(&mut self, task: Task) {
-        match task {
-            Task::Prepare(order) => {
-                self.orders.retain(|waiting| waiting.snapshot.slot != order.snapshot.slot);
-                if self.orders.len() < MAX_SHADOWS {
-                    self.orders.push_back(order);
-                }
-            }
-            Task::Forget(slot) => {
-                self.orders.retain(|waiting| waiting.snapshot.slot != slot);
-                self.stands.remove(&slot);
-            }
-            Task::Joined(log) => self.logs.push(log),
         }
     }
 

@@ -36,9 +36,11 @@ impl Clerk {
         self.books.get_mut(&slot).filter(|book| book.has_candidate(bound))
     }
 
-    pub(crate) fn shadow(&self, task: shadow::Task) {
-        // Its thread ends only with this one.
-        let _ = self.shadows.send(task);
+    /// The service has no shadow, if it had one.
+    pub(crate) fn end_shadow(&mut self, slot: u32) {
+        if self.shadowed.remove(&slot) {
+            self.shadows.forget(slot);
+        }
     }
 
     /// The active version is prepared: now the candidate, if there is one.
@@ -46,7 +48,7 @@ impl Clerk {
         let Some(entry) = self.services.get(&slot) else { return };
         let binding = &entry.latest.binding;
         let Some(candidate) = &binding.candidate else {
-            return self.shadow(shadow::Task::Forget(slot));
+            return self.end_shadow(slot);
         };
         let bound = candidate.bound.clone();
         if entry.rests(&bound, now) {
@@ -67,12 +69,13 @@ impl Clerk {
                 {
                     lane.canaries.push_back(slot);
                 }
-                self.shadow(shadow::Task::Forget(slot));
+                self.end_shadow(slot);
             }
             Stage::Canary => {}
             Stage::Shadow => {
                 if let Some((snapshot, callers)) = self.seated(slot) {
-                    self.shadow(shadow::Task::Prepare(shadow::Order { snapshot, bound, callers }));
+                    self.shadowed.insert(slot);
+                    self.shadows.prepare(shadow::Order { snapshot, bound, callers });
                 }
             }
         }
