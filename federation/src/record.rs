@@ -7,11 +7,10 @@ use crate::planted::planted;
 use bytes::Bytes;
 use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
 use meridian_model::summary::{
-    Ingress, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary,
+    Ingress, Labels, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary,
 };
 use prost::Message;
 use smol_str::SmolStr;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// At most this many zones of a region, and as many of its ingress addresses, are believed.
@@ -71,9 +70,17 @@ struct WireEndpoint {
     subset: u32,
     #[prost(bool, tag = "6")]
     degraded: bool,
-    #[prost(string, repeated, tag = "7")]
+    /// Position among the summary's labels. Tags 7 and 8 were theirs, one by one.
+    #[prost(uint32, tag = "9")]
+    labels: u32,
+}
+
+/// What endpoints that were deployed together declare alike.
+#[derive(Clone, PartialEq, Message)]
+struct WireLabels {
+    #[prost(string, repeated, tag = "1")]
     tags: Vec<String>,
-    #[prost(message, repeated, tag = "8")]
+    #[prost(message, repeated, tag = "2")]
     metadata: Vec<WirePair>,
 }
 
@@ -87,6 +94,9 @@ struct WireSummary {
     sampled: bool,
     #[prost(uint64, optional, tag = "4")]
     headroom: Option<u64>,
+    /// In the order in which endpoints name them first; none where no endpoint has any.
+    #[prost(message, repeated, tag = "5")]
+    labels: Vec<WireLabels>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -120,6 +130,25 @@ pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
         total: s.total,
         weight: s.weight,
     };
+    // At most 32 of them.
+    let mut distinct: Vec<&Arc<Labels>> = Vec::new();
+    for endpoint in &summary.endpoints {
+        if !distinct.contains(&&endpoint.labels) {
+            distinct.push(&endpoint.labels);
+        }
+    }
+    if distinct.iter().all(|labels| ***labels == Labels::default()) {
+        distinct.clear();
+    }
+    let position = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    let labels = |labels: &&Arc<Labels>| WireLabels {
+        tags: labels.tags.iter().map(|tag| tag.as_str().into()).collect(),
+        metadata: labels
+            .metadata
+            .iter()
+            .map(|(key, value)| WirePair { key: key.as_str().into(), value: value.as_str().into() })
+            .collect(),
+    };
     let endpoint = |e: &RemoteEndpoint| WireEndpoint {
         id: e.id.as_str().into(),
         host: e.host.as_str().into(),
@@ -127,24 +156,18 @@ pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
         weight: e.weight,
         subset: e.subset,
         degraded: e.degraded,
-        tags: e.tags.iter().map(|tag| tag.as_str().into()).collect(),
-        metadata: e
-            .metadata
-            .iter()
-            .map(|(key, value)| WirePair { key: key.as_str().into(), value: value.as_str().into() })
-            .collect(),
+        labels: distinct.iter().position(|labels| **labels == e.labels).map_or(0, position),
     };
     let mut wire = WireSummary {
         subsets: summary.subsets.iter().map(subset).collect(),
         endpoints: summary.endpoints.iter().map(endpoint).collect(),
         sampled: summary.sampled,
         headroom: summary.headroom,
+        labels: distinct.iter().map(labels).collect(),
     };
     if wire.encoded_len() > most {
-        for endpoint in &mut wire.endpoints {
-            endpoint.metadata.clear();
-            endpoint.tags.clear();
-        }
+        wire.labels.clear();
+        wire.endpoints.iter_mut().for_each(|endpoint| endpoint.labels = 0);
     }
     while wire.encoded_len() > most && !wire.subsets.is_empty() {
         drop_smallest(&mut wire);
@@ -178,6 +201,7 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
     let wire = WireSummary::decode(bytes).map_err(|e| BadRecord::Unreadable(e.to_string()))?;
     bound("the number of subsets", wire.subsets.len(), MAX_SUBSETS)?;
     bound("the number of endpoints", wire.endpoints.len(), MAX_ENDPOINTS)?;
+    bound("the number of labels", wire.labels.len(), MAX_ENDPOINTS)?;
     let subset = |s: WireSubset| {
         if s.healthy > s.total {
             return Err(BadRecord::Wrong("the number of healthy instances"));
@@ -192,46 +216,45 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
         })
     };
     let mut subsets: Vec<Subset> = wire.subsets.into_iter().map(subset).collect::<Result<_, _>>()?;
-    let endpoint = |e: WireEndpoint| endpoint(e, subsets.len());
+    let mut labels: Vec<Arc<Labels>> =
+        wire.labels.into_iter().map(|l| self::labels(l).map(Arc::new)).collect::<Result<_, _>>()?;
+    if labels.is_empty() {
+        labels.push(Arc::default());
+    }
+    let endpoint = |e: WireEndpoint| endpoint(e, subsets.len(), &labels);
     let mut endpoints: Vec<RemoteEndpoint> =
         wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
     // They are looked up by id.
     if !endpoints.is_sorted_by(|one, next| one.id < next.id) {
         return Err(BadRecord::Wrong("the order of endpoints"));
     }
-    share(&mut endpoints);
     subsets.shrink_to_fit();
     endpoints.shrink_to_fit();
     Ok(Summary { endpoints, sampled: wire.sampled, headroom: wire.headroom, subsets })
 }
 
-/// Endpoints that declare the same hold it once. A map of two pairs takes half a kilobyte.
-fn share(endpoints: &mut [RemoteEndpoint]) {
-    for at in 1..endpoints.len() {
-        let (before, rest) = endpoints.split_at_mut(at);
-        let Some(endpoint) = rest.first_mut() else { continue };
-        // At most 32 of them.
-        if let Some(alike) = before.iter().find(|other| other.tags == endpoint.tags) {
-            endpoint.tags = Arc::clone(&alike.tags);
-        }
-        if let Some(alike) = before.iter().find(|other| other.metadata == endpoint.metadata) {
-            endpoint.metadata = Arc::clone(&alike.metadata);
-        }
+fn labels(wire: WireLabels) -> Result<Labels, BadRecord> {
+    bound("the number of tags", wire.tags.len(), MAX_PAIRS)?;
+    bound("the number of metadata pairs", wire.metadata.len(), MAX_PAIRS)?;
+    let pair = |pair: WirePair| {
+        Ok((text("a key", pair.key, MAX_KEY_BYTES)?, text("a value", pair.value, MAX_VALUE_BYTES)?))
+    };
+    let metadata: Box<[(SmolStr, SmolStr)]> =
+        wire.metadata.into_iter().map(pair).collect::<Result<_, BadRecord>>()?;
+    if !metadata.is_sorted_by(|(one, _), (next, _)| one < next) {
+        return Err(BadRecord::Wrong("the order of metadata"));
     }
+    let tags = wire.tags.into_iter().map(|tag| text("a tag", tag, MAX_VALUE_BYTES));
+    Ok(Labels { tags: tags.collect::<Result<_, _>>()?, metadata })
 }
 
-fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord> {
-    bound("the number of tags", e.tags.len(), MAX_PAIRS)?;
-    bound("the number of metadata pairs", e.metadata.len(), MAX_PAIRS)?;
+fn endpoint(e: WireEndpoint, subsets: usize, labels: &[Arc<Labels>]) -> Result<RemoteEndpoint, BadRecord> {
     if e.subset as usize >= subsets {
         return Err(BadRecord::Wrong("the subset of an endpoint"));
     }
     if !(1..=MAX_WEIGHT).contains(&e.weight) {
         return Err(BadRecord::Wrong("a weight"));
     }
-    let metadata = e.metadata.into_iter().map(|pair| {
-        Ok((text("a key", pair.key, MAX_KEY_BYTES)?, text("a value", pair.value, MAX_VALUE_BYTES)?))
-    });
     Ok(RemoteEndpoint {
         id: text("an id", e.id, MAX_ID_BYTES)?,
         host: host(&e.host)?,
@@ -239,8 +262,9 @@ fn endpoint(e: WireEndpoint, subsets: usize) -> Result<RemoteEndpoint, BadRecord
         weight: e.weight,
         subset: if planted!(SubsetMisread) { 0 } else { e.subset },
         degraded: e.degraded,
-        tags: e.tags.into_iter().map(|tag| text("a tag", tag, MAX_VALUE_BYTES)).collect::<Result<_, _>>()?,
-        metadata: Arc::new(metadata.collect::<Result<BTreeMap<_, _>, BadRecord>>()?),
+        labels: Arc::clone(
+            labels.get(e.labels as usize).ok_or(BadRecord::Wrong("the labels of an endpoint"))?,
+        ),
     })
 }
 
@@ -322,8 +346,15 @@ mod tests {
                 let count = u32::try_from(subsets.len()).unwrap();
                 let endpoints =
                     endpoints.into_iter().map(|(id, (word, [a, b, c], port, weight, (degraded, at)))| {
-                        let metadata = BTreeMap::from([("team".into(), word.as_str().into())]);
-                        let (host, tags) = (format!("10.{a}.{b}.{c}").into(), vec![word.into()]);
+                        let metadata = [("team".into(), word.as_str().into())].into();
+                        // Some are alike, and some declare nothing.
+                        let tags = if a % 3 == 0 {
+                            Box::default()
+                        } else {
+                            [["x", "y"][usize::from(b % 2)].into()].into()
+                        };
+                        let labels = if c % 4 == 0 { Labels::default() } else { Labels { tags, metadata } };
+                        let host = format!("10.{a}.{b}.{c}").into();
                         RemoteEndpoint {
                             id: id.into(),
                             host,
@@ -331,8 +362,7 @@ mod tests {
                             weight,
                             subset: at % count,
                             degraded,
-                            tags: tags.into(),
-                            metadata: metadata.into(),
+                            labels: labels.into(),
                         }
                     });
                 Summary { endpoints: endpoints.collect(), subsets, sampled, headroom }
@@ -408,8 +438,7 @@ mod tests {
             weight: 100,
             subset: n,
             degraded: false,
-            tags: vec!["t".repeat(256).into(); 8].into(),
-            metadata: Arc::default(),
+            labels: Labels { tags: vec!["t".repeat(256).into(); 8].into(), ..Labels::default() }.into(),
         };
         let summary = Summary {
             subsets: (0..256).map(subset).collect(),
@@ -432,8 +461,11 @@ mod tests {
             weight: 100,
             subset: 0,
             degraded: false,
-            tags: vec!["v2".into()].into(),
-            metadata: BTreeMap::from([("team".into(), "inventory".into())]).into(),
+            labels: Labels {
+                tags: ["v2".into()].into(),
+                metadata: [("team".into(), "inventory".into())].into(),
+            }
+            .into(),
         });
         let zone = "ap-south-1a".parse().unwrap();
         let subset = Subset {

@@ -2,6 +2,7 @@
 //! of the region says the same.
 
 use crate::names::ZoneName;
+use crate::registration::Registration;
 use crate::selection::{endpoint_hash, score};
 use crate::snapshot::{Endpoint, Snapshot};
 use crate::status::Status;
@@ -33,6 +34,22 @@ pub struct Subset {
     pub weight: u64,
 }
 
+/// What an instance declares of itself in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// As declared.
+    pub tags: Box<[SmolStr]>,
+    /// As declared, in the order of the keys. A region is 100,000 endpoints: a map of two pairs takes half a kilobyte.
+    pub metadata: Box<[(SmolStr, SmolStr)]>,
+}
+
+impl Labels {
+    fn of(declared: &Registration) -> Self {
+        let metadata = declared.metadata.iter().map(|(key, value)| (key.clone(), value.clone()));
+        Self { tags: declared.tags.as_slice().into(), metadata: metadata.collect() }
+    }
+}
+
 /// A healthy endpoint as other regions know it: enough to send traffic to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
@@ -48,10 +65,8 @@ pub struct RemoteEndpoint {
     pub subset: u32,
     /// Under doubt in its own region.
     pub degraded: bool,
-    /// As declared. Endpoints that were deployed together declare the same and share it: a region is 100,000 of them.
-    pub tags: Arc<[SmolStr]>,
-    /// As declared, and shared.
-    pub metadata: Arc<BTreeMap<SmolStr, SmolStr>>,
+    /// Endpoints that were deployed together declare the same, and share it.
+    pub labels: Arc<Labels>,
 }
 
 /// What a region tells of one service.
@@ -122,8 +137,7 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
         weight: endpoint.instance.declared.weight,
         subset,
         degraded: endpoint.degraded,
-        tags: endpoint.instance.declared.tags.as_slice().into(),
-        metadata: endpoint.instance.declared.metadata.clone().into(),
+        labels: Labels::of(&endpoint.instance.declared).into(),
     });
     let endpoints: Vec<RemoteEndpoint> = endpoints.collect();
     Summary {

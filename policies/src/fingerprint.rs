@@ -58,9 +58,9 @@ fn hash_place(hash: &mut Xxh3, place: Place<'_>) {
             text(subset.map_or("", |s| s.zone.as_str()));
             text(subset.map_or("", |s| s.version.as_str()));
             text(if e.degraded { "degraded" } else { "" });
-            text(&e.tags.len().to_string());
-            e.tags.iter().for_each(|tag| text(tag));
-            e.metadata.iter().for_each(|(key, value)| {
+            text(&e.labels.tags.len().to_string());
+            e.labels.tags.iter().for_each(|tag| text(tag));
+            e.labels.metadata.iter().for_each(|(key, value)| {
                 text(key);
                 text(value);
             });
@@ -132,7 +132,7 @@ mod tests {
     use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
     use meridian_model::snapshot::Endpoint;
     use meridian_model::status::{CheckVerdict, Declared, Status};
-    use meridian_model::summary::{Ingress, RemoteEndpoint, Subset, Summary};
+    use meridian_model::summary::{Ingress, Labels, RemoteEndpoint, Subset, Summary};
     use meridian_model::time::UnixMillis;
     use smol_str::SmolStr;
     use std::collections::{BTreeMap, BTreeSet};
@@ -152,8 +152,7 @@ mod tests {
             weight: 100,
             subset: 0,
             degraded: false,
-            tags: Vec::new().into(),
-            metadata: BTreeMap::new().into(),
+            labels: Arc::default(),
         }
     }
 
@@ -177,14 +176,15 @@ mod tests {
         digest(Place::There(&remote, Address::Endpoint(endpoint)))
     }
 
-    fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<SmolStr, SmolStr> {
-        pairs.iter().map(|(key, value)| (SmolStr::new(key), SmolStr::new(value))).collect()
+    fn labelled(tags: &[&str], pairs: &[(&str, &str)]) -> RemoteEndpoint {
+        let tags = tags.iter().map(SmolStr::new).collect();
+        let metadata = pairs.iter().map(|(key, value)| (SmolStr::new(key), SmolStr::new(value))).collect();
+        RemoteEndpoint { labels: Labels { tags, metadata }.into(), ..told() }
     }
 
     /// Whoever watches would otherwise not hear of the change.
     #[test]
     fn every_difference_of_an_address_elsewhere_is_another_answer() {
-        let text = |text: &[&str]| text.iter().map(SmolStr::new).collect::<Vec<_>>();
         let all = [
             told(),
             RemoteEndpoint { degraded: true, ..told() },
@@ -192,18 +192,14 @@ mod tests {
             RemoteEndpoint { port: 81, ..told() },
             RemoteEndpoint { weight: 101, ..told() },
             // The same letters, cut differently.
-            RemoteEndpoint { tags: text(&["a", "b"]).into(), ..told() },
-            RemoteEndpoint { tags: text(&["ab"]).into(), ..told() },
-            RemoteEndpoint { tags: text(&["a", "b", "c", "d"]).into(), ..told() },
-            RemoteEndpoint {
-                tags: text(&["a", "b"]).into(),
-                metadata: pairs(&[("c", "d")]).into(),
-                ..told()
-            },
-            RemoteEndpoint { metadata: pairs(&[("a", "b"), ("c", "d")]).into(), ..told() },
-            RemoteEndpoint { metadata: pairs(&[("a", "bc")]).into(), ..told() },
-            RemoteEndpoint { metadata: pairs(&[("ab", "c")]).into(), ..told() },
-            RemoteEndpoint { tags: text(&["degraded"]).into(), ..told() },
+            labelled(&["a", "b"], &[]),
+            labelled(&["ab"], &[]),
+            labelled(&["a", "b", "c", "d"], &[]),
+            labelled(&["a", "b"], &[("c", "d")]),
+            labelled(&[], &[("a", "b"), ("c", "d")]),
+            labelled(&[], &[("a", "bc")]),
+            labelled(&[], &[("ab", "c")]),
+            labelled(&["degraded"], &[]),
         ];
         let digests: BTreeSet<u128> = all.iter().map(|endpoint| there(endpoint, Freshness::Fresh)).collect();
         assert_eq!(digests.len(), all.len(), "two answers have one fingerprint");

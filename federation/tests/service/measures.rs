@@ -5,7 +5,7 @@ use bytes::Bytes;
 use meridian_federation::exchange::OwnChange;
 use meridian_federation::exchange::limits::RECORD_BYTES;
 use meridian_federation::record::encode_summary;
-use meridian_model::summary::{RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
 use std::time::{Duration, Instant};
 
 const SERVICES: usize = 5_000;
@@ -29,11 +29,11 @@ fn body(n: usize, salt: usize) -> Bytes {
         weight: 100,
         subset: 0,
         degraded: false,
-        tags: vec!["v2".into()].into(),
-        metadata: [("commit".into(), format!("{:07x}", if at == 0 { salt } else { n }).into())]
-            .into_iter()
-            .collect::<std::collections::BTreeMap<_, _>>()
-            .into(),
+        labels: Labels {
+            tags: ["v2".into()].into(),
+            metadata: [("commit".into(), format!("{:07x}", if at == 0 { salt } else { n }).into())].into(),
+        }
+        .into(),
     };
     let endpoints = (0..INSTANCES).map(endpoint).collect();
     let summary = Summary { subsets: vec![subset], endpoints, sampled: false, headroom: Some(2_000) };

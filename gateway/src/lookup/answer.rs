@@ -133,15 +133,20 @@ fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, addre
     number(out, u64::from(port));
     out.extend_from_slice(b",\"weight\":");
     number(out, told.map_or(1, |(e, _)| u64::from(e.weight)));
-    let rest = told.map(|(e, _)| (serde_json::to_vec(&e.tags), serde_json::to_vec(&e.metadata)));
-    let (tags, metadata) = match rest {
-        Some((Ok(tags), Ok(metadata))) => (tags, metadata),
-        _ => (b"[]".to_vec(), b"{}".to_vec()),
-    };
-    out.extend_from_slice(b",\"tags\":");
-    out.extend_from_slice(&tags);
-    out.extend_from_slice(b",\"metadata\":");
-    out.extend_from_slice(&metadata);
+    out.extend_from_slice(b",\"tags\":[");
+    let (tags, metadata) = told.map_or((&[][..], &[][..]), |(e, _)| (&*e.labels.tags, &*e.labels.metadata));
+    for (at, tag) in tags.iter().enumerate() {
+        out.extend_from_slice(if at > 0 { b"," } else { b"" });
+        text(out, tag);
+    }
+    out.extend_from_slice(b"],\"metadata\":{");
+    for (at, (key, value)) in metadata.iter().enumerate() {
+        out.extend_from_slice(if at > 0 { b"," } else { b"" });
+        text(out, key);
+        out.push(b':');
+        text(out, value);
+    }
+    out.push(b'}');
     if told.is_some_and(|(e, _)| e.degraded) {
         out.extend_from_slice(b",\"degraded\":true");
     }

@@ -45,8 +45,7 @@ fn remote(region: &str, subsets: &[(&str, u32)], round_trip_ms: u32) -> Remote {
                 weight: 100,
                 subset: at,
                 degraded: false,
-                tags: Arc::default(),
-                metadata: Default::default(),
+                labels: Arc::default(),
             });
         }
     }
