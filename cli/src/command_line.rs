@@ -131,6 +131,9 @@ mod tests {
             "meridian policy bind s p --stage canary --percent 5",
             "meridian policy promote s --force --reason x",
             "meridian policy rollback _default",
+            "meridian policy disable p sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef --reason x",
+            "meridian policy disable --all --reason x",
+            "meridian policy enable --all",
             "meridian policy try p s --zone ap-south-1a --zone ap-south-1b",
             "meridian simulate --lose-zone ap-south-1a",
             "meridian regions drain eu-west-1 --zone eu-west-1a --reason x",
@@ -139,6 +142,8 @@ mod tests {
             assert!(accepts(good), "{good}");
         }
         for bad in [
+            "meridian policy disable p --reason x",
+            "meridian policy disable --all",
             "meridian resolve ../x",
             "meridian resolve Orders",
             "meridian resolve s -n 0",

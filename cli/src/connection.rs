@@ -215,6 +215,18 @@ impl Connection {
         } else {
             REQUEST_TIMEOUT
         };
+        self.send_within(wait, method, path, query, payload).await
+    }
+
+    /// As [`Connection::send`], for what takes longer.
+    pub(crate) async fn send_within(
+        &self,
+        wait: Duration,
+        method: Method,
+        path: &str,
+        query: &[(String, String)],
+        payload: Payload,
+    ) -> Result<Answer, Failure> {
         let request = self.request(method, path, query)?.timeout(wait);
         let request = match payload {
             Payload::Empty => request,

@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use meridian_model::binding::{Binding, Manifest};
+use meridian_model::disabled::Switches;
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceKey, ServiceName};
 use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::snapshot::Snapshot;
@@ -85,6 +86,8 @@ pub struct Rules {
     pub policies: Policies,
     /// What operators want spared.
     pub drains: Drains,
+    /// What operators let no policy do.
+    pub switches: Switches,
 }
 
 /// One life of the registry, and how far it has been followed: read together, since a revision of one life says nothing in

@@ -55,6 +55,11 @@ pub fn directory(directory: Arc<Directory>) -> Source {
             instances,
             Figure::gauge("meridian_services", "Services that are known", directory.len() as f64),
             Figure::gauge(
+                "meridian_policies_disabled",
+                "Switches that let a version of a policy, or all of them, not run",
+                directory.rules().switches.len() as f64,
+            ),
+            Figure::gauge(
                 "meridian_index",
                 "Registry revision that answers reflect",
                 currency.index() as f64,

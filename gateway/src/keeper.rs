@@ -211,6 +211,9 @@ impl Keeper {
             let key = Key::Policy(manifest.name.clone(), manifest.version);
             add(key, record::encode(&**manifest), modified);
         }
+        for (switch, (disabled, modified)) in self.catalog.switches() {
+            add(Key::Disabled(*switch), record::encode(&**disabled), *modified);
+        }
         for ((region, zone), drain, modified) in self.catalog.drains() {
             add(Key::Drain(region.clone(), zone.clone()), record::encode(&**drain), modified);
         }
@@ -340,6 +343,12 @@ impl Keeper {
                 self.catalog.remove_policy(&name, version);
             }
         }
+        let switches: Vec<_> = self.catalog.switches().keys().copied().collect();
+        for switch in switches {
+            if !present.contains(&Key::Disabled(switch)) {
+                touched.merge(self.catalog.remove_disabled(switch));
+            }
+        }
         let drains: Vec<_> = self.catalog.drains().map(|(drained, ..)| drained.clone()).collect();
         for drained in drains {
             if !present.contains(&Key::Drain(drained.0.clone(), drained.1.clone())) {
@@ -385,6 +394,10 @@ impl Keeper {
                         }
                         Key::Policy(name, version) => {
                             self.catalog.remove_policy(&name, version);
+                            rules_changed = true;
+                        }
+                        Key::Disabled(switch) => {
+                            touched.merge(self.catalog.remove_disabled(switch));
                             rules_changed = true;
                         }
                         Key::Drain(region, zone) => {
@@ -436,6 +449,9 @@ impl Keeper {
                 let _ = self.feeds.manifests.send((name.clone(), *version, manifest.chunks));
                 self.catalog.put_policy(Arc::new(*manifest), stored.modified.0);
                 Touched::default()
+            }
+            (Ok(Some(Record::Disabled(disabled))), Key::Disabled(switch)) => {
+                self.catalog.put_disabled(*switch, Arc::new(*disabled), stored.modified.0)
             }
             (Ok(Some(Record::Drain(drain))), Key::Drain(region, zone)) => {
                 self.catalog.put_drain((region.clone(), zone.clone()), Arc::new(*drain), stored.modified.0)
@@ -527,7 +543,8 @@ impl Keeper {
             .map(|(manifest, m)| ((manifest.name.clone(), manifest.version), (Arc::clone(manifest), m)))
             .collect();
         let drains = self.catalog.drains().map(|(at, d, m)| (at.clone(), (Arc::clone(d), m))).collect();
-        self.directory.publish_rules(Rules { bindings, policies, drains });
+        let switches = self.catalog.switches().clone();
+        self.directory.publish_rules(Rules { bindings, policies, drains, switches });
     }
 
     /// Ends what was held too long and forgets services that have had nothing for long.

@@ -21,6 +21,7 @@ pub mod lookup;
 pub mod metrics;
 pub mod neighbourhood;
 pub mod problem;
+pub mod recorder;
 pub mod region;
 pub mod registrar;
 pub mod signature;

@@ -9,6 +9,7 @@ use crate::keeper::Command;
 use crate::lookup::watch::{Hub, WatchStats};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::recorder::Recorder;
 use crate::signature::Trust;
 use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
@@ -54,6 +55,8 @@ pub struct Region {
     pub keeper: mpsc::Sender<Command>,
     /// Ends what would wait: streams and long polls.
     pub stop: CancellationToken,
+    /// Lookups for replay.
+    pub recorder: Arc<Recorder>,
     hub: Hub,
     metrics: OnceLock<Metrics>,
 }
@@ -118,6 +121,7 @@ impl Region {
             beats: parts.beats,
             keeper: parts.keeper,
             stop: parts.stop,
+            recorder: Arc::default(),
             hub: Hub::new(this.clone(), parts.runtime, parts.watch_stats),
             metrics: OnceLock::new(),
         })

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::history::{Actor, Entry, value_of};
 use crate::region::Region;
 use meridian_model::binding::{Activation, Binding, Bound, Candidate, Source};
+use meridian_model::disabled::why_not;
 use meridian_model::names::{Namespace, ServiceName};
 use meridian_model::rollout::{Evidence, Return, Settings, Trial, Verdict, judge, objection};
 use meridian_model::time::UnixMillis;
@@ -203,13 +204,16 @@ struct Deed {
 /// Judges one binding. At most one thing is done at a time; the next look sees the rest.
 fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
     let now = clock::unix_now();
-    if let Some(candidate) = &binding.candidate
+    let rules = region.directory.rules();
+    // What must not run has nothing to show, and what it showed before says nothing of it now.
+    let may_run = |bound: &Bound| why_not(&rules.switches, bound.version).is_none();
+    if let Some(candidate) = binding.candidate.as_ref().filter(|candidate| may_run(&candidate.bound))
         && let Some(evidence) = sight.candidate_of(candidate)
     {
         let trial = Trial::Candidate(candidate.stage);
         match sight.judge(trial, evidence, |o| o.candidate.as_ref(), &region.rollout) {
             Verdict::RollBack(why) => {
-                let after = binding.roll_back(Return::Good, now).ok()?;
+                let after = binding.roll_back(Return::Good, may_run, now).ok()?;
                 return Some(Deed { action: "rollback", reason: format!("candidate: {why}"), after });
             }
             Verdict::Wait | Verdict::Good => {}
@@ -221,7 +225,7 @@ fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
             return Some(Deed { action: "report", reason: evidence.last_fault.to_string(), after });
         }
     }
-    if binding.activation.soaked {
+    if binding.activation.soaked || !may_run(&binding.active) {
         return None;
     }
     let evidence = sight.active_of(binding)?;
@@ -241,7 +245,7 @@ fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
         Verdict::RollBack(why) => {
             // The candidate was tried beside what turns out to be bad; it stays to be tried beside what was good.
             let alone = Binding { candidate: None, ..binding.clone() };
-            let back = alone.roll_back(Return::Good, now).ok()?;
+            let back = alone.roll_back(Return::Good, may_run, now).ok()?;
             let after = Binding { candidate: binding.candidate.clone(), ..back };
             Some(Deed { action: "rollback", reason: why.to_string(), after })
         }

@@ -238,6 +238,8 @@ pub struct Effective {
     pub active: Bound,
     /// Since when.
     pub activation: Activation,
+    /// Why the active one must not run, where an operator disabled it.
+    pub disabled: Option<SmolStr>,
     /// What is being tried.
     pub candidate: Option<Candidate>,
     /// What answers when the active one cannot, in that order.
@@ -285,6 +287,7 @@ impl Effective {
         Self {
             active,
             activation: Activation { soaked: true, ..Activation::default() },
+            disabled: None,
             candidate: None,
             last_good: Vec::new(),
             before: None,

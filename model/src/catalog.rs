@@ -4,6 +4,7 @@
 //! snapshot of each service that was touched.
 
 use crate::binding::{Binding, Bound, Effective, Manifest};
+use crate::disabled::{Disabled, Switch, Switches};
 use crate::instance::{Instance, render_endpoint};
 use crate::names::{
     InstanceId, Namespace, PolicyName, PolicyVersion, RegionName, ServiceKey, ServiceName, ZoneName,
@@ -49,6 +50,7 @@ pub struct Catalog {
     bindings: BTreeMap<(Namespace, Option<ServiceName>), (Arc<Binding>, u64)>,
     policies: BTreeMap<(PolicyName, PolicyVersion), (Arc<Manifest>, u64)>,
     drains: BTreeMap<Drained, (Arc<Drain>, u64)>,
+    switches: Switches,
     /// What services carry, as their instances report it.
     loads: BTreeMap<ServiceKey, u64>,
     neighbours: Neighbours,
@@ -84,6 +86,7 @@ impl Catalog {
             bindings: BTreeMap::new(),
             policies: BTreeMap::new(),
             drains: BTreeMap::new(),
+            switches: Switches::new(),
             loads: BTreeMap::new(),
             neighbours: Neighbours::default(),
             next_slot: 0,
@@ -189,6 +192,31 @@ impl Catalog {
     /// Ends a drain.
     pub fn remove_drain(&mut self, drained: &Drained) -> Touched {
         if self.drains.remove(drained).is_some() { self.all() } else { Touched::default() }
+    }
+
+    /// Throws a switch.
+    pub fn put_disabled(&mut self, switch: Switch, disabled: Arc<Disabled>, modified: u64) -> Touched {
+        let before = self.switches.insert(switch, (Arc::clone(&disabled), modified));
+        if before.is_some_and(|(before, _)| before == disabled) {
+            Touched::default()
+        } else {
+            self.naming(switch)
+        }
+    }
+
+    /// Puts a switch back.
+    pub fn remove_disabled(&mut self, switch: Switch) -> Touched {
+        if self.switches.remove(&switch).is_some() { self.naming(switch) } else { Touched::default() }
+    }
+
+    /// Services whose binding names what a switch is for.
+    fn naming(&self, switch: Switch) -> Touched {
+        let Some(version) = switch else { return self.all() };
+        let names = |key: &&ServiceKey| {
+            let binding = self.effective(key).0;
+            binding.versions().chain(&binding.before).any(|bound| bound.version == version)
+        };
+        Touched { services: self.services.keys().filter(names).cloned().collect() }
     }
 
     /// Notes what a service carries; none where nothing of it reports that. It is part of what other regions are told, and
@@ -311,6 +339,12 @@ impl Catalog {
         self.drains.iter().map(|(drained, (drain, modified))| (drained, drain, *modified))
     }
 
+    /// All switches that are thrown.
+    #[must_use]
+    pub fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
     /// Whether operators of this region want that one spared as a whole.
     #[must_use]
     pub fn is_drained(&self, region: &RegionName) -> bool {
@@ -354,14 +388,20 @@ impl Catalog {
         self.drained_zones().cloned().collect()
     }
 
+    /// The binding in force for a service before any switch, and the revision that wrote it last.
+    fn effective(&self, key: &ServiceKey) -> (Effective, u64) {
+        let own = self.bindings.get(&(key.namespace.clone(), Some(key.service.clone())));
+        let default = self.bindings.get(&(key.namespace.clone(), None));
+        let binding = Effective::of(own.map(|(b, _)| &**b), default.map(|(b, _)| &**b), &self.built_in);
+        (binding, own.map_or(0, |(_, m)| *m).max(default.map_or(0, |(_, m)| *m)))
+    }
+
     /// The picture of a service; `None` if it is not known.
     #[must_use]
     pub fn snapshot(&self, key: &ServiceKey, serial: u64) -> Option<Snapshot> {
         let service = self.services.get(key)?;
-        let own = self.bindings.get(&(key.namespace.clone(), Some(key.service.clone())));
-        let default = self.bindings.get(&(key.namespace.clone(), None));
-        let binding = Effective::of(own.map(|(b, _)| &**b), default.map(|(b, _)| &**b), &self.built_in);
-        let bound_index = own.map_or(0, |(_, m)| *m).max(default.map_or(0, |(_, m)| *m));
+        let (binding, bound_index) = self.effective(key);
+        let binding = binding.heeding(&self.switches);
         let endpoints = service
             .instances
             .values()

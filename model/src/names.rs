@@ -123,7 +123,7 @@ impl Default for Namespace {
 }
 
 /// A service within its namespace: the unit of snapshots, lookups and bindings.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
     pub namespace: Namespace,

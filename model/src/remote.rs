@@ -45,7 +45,8 @@ impl Freshness {
 }
 
 /// How a region stands, as policies are shown it: damped and quantised by the host, so that it changes seldom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Standing {
     /// How current what it told is.
     pub freshness: Freshness,

@@ -27,6 +27,9 @@ pub enum NotPossible {
     /// Rolling back needs a candidate or a former version.
     #[error("the binding remembers no former version; bind the one that you want")]
     NothingToReturnTo,
+    /// Every former version was disabled.
+    #[error("every former version of the binding is disabled; enable one, or bind the one that you want")]
+    Disabled,
 }
 
 impl Binding {
@@ -81,24 +84,35 @@ impl Binding {
     /// Gives up the candidate, if there is one; else what answered before answers again, and what was rolled back is not
     /// kept among the former ones, unless it was known to be good.
     ///
+    /// Only what `may_run` is returned to; what may not stays where it is.
+    ///
     /// # Errors
-    /// There is neither a candidate nor a former version.
-    pub fn roll_back(&self, to: Return, now: UnixMillis) -> Result<Self, NotPossible> {
+    /// There is neither a candidate nor a former version that may run.
+    pub fn roll_back(
+        &self,
+        to: Return,
+        may_run: impl Fn(&Bound) -> bool,
+        now: UnixMillis,
+    ) -> Result<Self, NotPossible> {
         let mut next = Self { updated_at: now, ..self.clone() };
         if next.candidate.take().is_some() {
             return Ok(next);
         }
-        let good = next.last_good.iter().position(|former| former.soaked);
-        let at = match to {
-            Return::Before => 0,
-            Return::Good => good.unwrap_or(0),
+        let first = |good: bool| {
+            next.last_good.iter().position(|former| (former.soaked || !good) && may_run(&former.bound))
         };
-        if at >= next.last_good.len() {
-            return Err(NotPossible::NothingToReturnTo);
-        }
+        let at = match to {
+            Return::Before => first(false),
+            Return::Good => first(true).or_else(|| first(false)),
+        };
+        let nothing =
+            if next.last_good.is_empty() { NotPossible::NothingToReturnTo } else { NotPossible::Disabled };
+        let at = at.ok_or(nothing)?;
         // What came between is younger than what is returned to, and was not good either.
-        let Former { bound, soaked } =
-            next.last_good.drain(..=at).next_back().ok_or(NotPossible::NothingToReturnTo)?;
+        let mut left = next.last_good.split_off(at);
+        let Former { bound, soaked } = left.remove(0);
+        next.last_good.retain(|former| !may_run(&former.bound));
+        next.last_good.append(&mut left);
         let gone = std::mem::replace(&mut next.active, bound);
         // An operator may change its mind about what is known to be good; what failed is not kept.
         if next.activation.soaked && to == Return::Before {

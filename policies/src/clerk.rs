@@ -481,7 +481,11 @@ impl Clerk {
 
     /// The version that serves a service, if it is one whose cells are shared.
     fn standard_version(&self, slot: u32) -> Option<PolicyVersion> {
-        let version = self.services.get(&slot)?.latest.binding.active.version;
+        let binding = &self.services.get(&slot)?.latest.binding;
+        let version = binding.active.version;
+        if binding.disabled.is_some() {
+            return None;
+        }
         self.library.get(&version).filter(|c| c.is_standard()).map(|c| c.version())
     }
 
@@ -671,10 +675,12 @@ impl Drop for Clerk {
 /// Where a binding's active version is prepared. A slow former version is prepared along with it, so it counts too.
 fn lane_of(library: &Library, binding: &Effective) -> LaneName {
     let active = lane_of_version(library, &binding.active.version);
-    if active == LaneName::House && binding.activation.soaked {
+    if active == LaneName::House && binding.activation.soaked && binding.disabled.is_none() {
         return active;
     }
     let formers = binding.last_good.iter().map(|former| lane_of_version(library, &former.version));
+    // One that is disabled is not run: its place is that of what runs instead.
+    let active = if binding.disabled.is_some() { LaneName::House } else { active };
     formers.fold(active, LaneName::max)
 }
 

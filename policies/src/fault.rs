@@ -29,11 +29,13 @@ pub enum FaultKind {
     Route,
     /// The version is not in the library.
     Missing,
+    /// An operator disabled the version, or all of them.
+    Disabled,
 }
 
 impl FaultKind {
     /// Every kind, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Trap,
         Self::Fuel,
         Self::Time,
@@ -44,6 +46,7 @@ impl FaultKind {
         Self::Plans,
         Self::Route,
         Self::Missing,
+        Self::Disabled,
     ];
 
     /// The word in reasons and metrics.
@@ -60,6 +63,7 @@ impl FaultKind {
             Self::Plans => "plans",
             Self::Route => "route",
             Self::Missing => "missing",
+            Self::Disabled => "disabled",
         }
     }
 }
@@ -98,9 +102,12 @@ impl Fault {
             FaultKind::Trap | FaultKind::Fuel | FaultKind::Time | FaultKind::Memory | FaultKind::Stack => {
                 true
             }
-            FaultKind::Open | FaultKind::Admit | FaultKind::Plans | FaultKind::Route | FaultKind::Missing => {
-                false
-            }
+            FaultKind::Open
+            | FaultKind::Admit
+            | FaultKind::Plans
+            | FaultKind::Route
+            | FaultKind::Missing
+            | FaultKind::Disabled => false,
         }
     }
 }

@@ -104,7 +104,9 @@ impl Book {
     pub(crate) fn is_about(&self, binding: &Effective) -> bool {
         let candidate =
             |binding: &Effective| binding.candidate.as_ref().map(|c| (c.bound.clone(), c.stage, c.since));
-        let active = |binding: &Effective| (binding.active.clone(), binding.activation.since, binding.source);
+        let active = |binding: &Effective| {
+            (binding.active.clone(), binding.activation.since, binding.source, binding.disabled.is_some())
+        };
         active(&self.binding) == active(binding) && candidate(&self.binding) == candidate(binding)
     }
 

@@ -291,6 +291,10 @@ fn first_attempts<'a>(
 }
 
 fn allowed(library: &Library, order: &Order, bound: &Bound) -> Result<Arc<Compiled>, Fault> {
+    let binding = &order.snapshot.binding;
+    if let Some(reason) = binding.disabled.as_ref().filter(|_| binding.active.version == bound.version) {
+        return Err(Fault::new(FaultKind::Disabled, reason));
+    }
     if let Some((_, fault)) = order.banned.iter().find(|(banned, _)| banned == bound) {
         return Err(fault.clone());
     }

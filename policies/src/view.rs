@@ -98,6 +98,12 @@ pub struct View {
 }
 
 impl View {
+    /// What [`View::policy`] and [`View::version`] say, with the config.
+    #[must_use]
+    pub fn bound(&self) -> Bound {
+        Bound { policy: self.policy.clone(), version: self.version, config: self.config.clone() }
+    }
+
     pub(crate) fn new(
         snapshot: Arc<Snapshot>,
         caller: Arc<Caller>,

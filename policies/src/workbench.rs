@@ -9,13 +9,18 @@ use crate::gate::{Gate, Rejected, Report};
 use crate::host::HostError;
 use crate::library::Compiled;
 use crate::limits::{self, PREPARE_FUEL, ROUTE_FUEL, Threads};
+use crate::replay;
 use crate::trial;
+use meridian_model::binding::Bound;
+use meridian_model::names::{PolicyName, PolicyVersion};
 use meridian_model::plan::WHOLE_SHARE;
 use meridian_model::policy::case::{self, Case};
 use meridian_model::policy::schema::Schema;
 use meridian_model::policy::sections::{CASES, SCHEMA, Sections};
 use meridian_model::policy::shown;
+use meridian_model::recording::Recording;
 use serde::Serialize;
+use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -204,6 +209,25 @@ impl Workbench {
             shares.into_iter().map(|(name, (share, reason))| Share { name, share, reason }).collect();
         shares.sort_by(|a, b| b.share.total_cmp(&a.share));
         Ok(Answer::Shares(shares))
+    }
+
+    /// Which version it is.
+    #[must_use]
+    pub fn version(&self) -> PolicyVersion {
+        self.compiled.version()
+    }
+
+    /// Answers recorded lookups again, with one config (JSON, or empty for none): in their order, each with the answer or
+    /// the fault.
+    #[must_use]
+    pub fn replay(
+        &self,
+        recording: &Recording,
+        policy: PolicyName,
+        config: &str,
+    ) -> Vec<Result<SmolStr, Fault>> {
+        let bound = Bound { policy, version: self.compiled.version(), config: config.into() };
+        replay::replay(&self.compiled, recording, &bound)
     }
 
     /// What calls cost for services of 20 and of 5,000 endpoints, with one config.

@@ -10,6 +10,9 @@ use meridian_model::time::UnixMillis;
 /// Stands for all zones of a region. No zone can be called so: names begin with a letter or a digit.
 const WHOLE_REGION: &str = "_region";
 
+/// Stands for all versions of all policies. No version is written so: they are hashes.
+const ALL_VERSIONS: &str = "_all";
+
 /// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -23,6 +26,8 @@ pub enum Key {
     Binding(Namespace, Option<ServiceName>),
     /// The manifest of an uploaded version.
     Policy(PolicyName, PolicyVersion),
+    /// Operators disabled a version, or all where none is named.
+    Disabled(Option<PolicyVersion>),
     /// Operators want a region spared, or one of its zones.
     Drain(RegionName, Option<ZoneName>),
     /// What a service's instances carry together, as they report it.
@@ -55,6 +60,8 @@ impl Key {
             Self::Binding(namespace, Some(service)) => format!("state/bindings/{namespace}/{service}"),
             Self::Binding(namespace, None) => format!("state/bindings/{namespace}/{NAMESPACE_DEFAULT}"),
             Self::Policy(name, version) => format!("state/policies/{name}/{}", version.hex()),
+            Self::Disabled(Some(version)) => format!("state/disabled/{}", version.hex()),
+            Self::Disabled(None) => format!("state/disabled/{ALL_VERSIONS}"),
             Self::Drain(region, Some(zone)) => format!("state/drains/{region}/{zone}"),
             Self::Drain(region, None) => format!("state/drains/{region}/{WHOLE_REGION}"),
             Self::Load(service) => format!("state/loads/{}/{}", service.namespace, service.service),
@@ -88,6 +95,10 @@ impl Key {
                 let name = parts.next()?.parse().ok()?;
                 Self::Policy(name, format!("sha256:{}", parts.next()?).parse().ok()?)
             }
+            ("state", "disabled") => match parts.next()? {
+                ALL_VERSIONS => Self::Disabled(None),
+                version => Self::Disabled(Some(format!("sha256:{version}").parse().ok()?)),
+            },
             ("state", "drains") => {
                 let region = parts.next()?.parse().ok()?;
                 match parts.next()? {

@@ -3,6 +3,7 @@
 use crate::{Key, RegistryError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use meridian_model::binding::{Binding, Manifest};
+use meridian_model::disabled::Disabled;
 use meridian_model::instance::{Instance, LeaseId};
 use meridian_model::load::{Beat, ServiceLoad};
 use meridian_model::neighbours::Drain;
@@ -28,6 +29,8 @@ pub enum Record {
     Binding(Box<Binding>),
     /// A policy's manifest.
     Policy(Box<Manifest>),
+    /// A policy, or all of them, must not run.
+    Disabled(Box<Disabled>),
     /// The drain of a region or a zone.
     Drain(Box<Drain>),
     /// A live gateway.
@@ -60,6 +63,7 @@ pub fn decode(key: &Key, value: &[u8]) -> Result<Option<Record>, String> {
         Key::Instance(_) => Record::Instance(Box::new(json(key, value)?)),
         Key::Binding(..) => Record::Binding(Box::new(json(key, value)?)),
         Key::Policy(..) => Record::Policy(Box::new(json(key, value)?)),
+        Key::Disabled(_) => Record::Disabled(Box::new(json(key, value)?)),
         Key::Drain(..) => Record::Drain(Box::new(json(key, value)?)),
         Key::Load(_) => Record::Load(json(key, value)?),
         Key::Member(_) => Record::Member(json(key, value)?),

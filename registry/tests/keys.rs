@@ -34,6 +34,7 @@ fn key() -> impl Strategy<Value = Key> {
             .prop_map(|(namespace, service)| Key::Binding(namespace, service)),
         (label::<PolicyName>(), any::<[u8; 4]>())
             .prop_map(|(name, m)| Key::Policy(name, PolicyVersion::of(&m))),
+        proptest::option::of(any::<[u8; 4]>()).prop_map(|m| Key::Disabled(m.map(|m| PolicyVersion::of(&m)))),
         (label(), proptest::option::of(label())).prop_map(|(region, zone)| Key::Drain(region, zone)),
         (label(), label()).prop_map(|(namespace, service)| Key::Load(ServiceKey::new(namespace, service))),
         id::<GatewayId>().prop_map(Key::Member),

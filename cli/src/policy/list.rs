@@ -25,7 +25,7 @@ pub(crate) async fn run(Arguments {}: Arguments, global: &Global) -> Result<(), 
 }
 
 fn table(policies: &[Value]) -> Table {
-    let mut table = Table::new(["POLICY", "VERSION", "SIZE", "UPLOADED", "BY"]);
+    let mut table = Table::new(["POLICY", "VERSION", "SIZE", "UPLOADED", "BY", "STATE"]);
     for policy in policies {
         for version in items_of(policy, "/versions") {
             let standard = version.get("standard").and_then(Value::as_bool) == Some(true);
@@ -37,6 +37,10 @@ fn table(policies: &[Value]) -> Table {
                 output::size(size),
                 text_of(version, "/uploadedAt"),
                 by,
+                match version.pointer("/disabled/reason").and_then(Value::as_str) {
+                    Some(reason) => format!("disabled ({})", output::printable(reason)),
+                    None => String::new(),
+                },
             ]);
         }
     }
@@ -54,6 +58,6 @@ mod tests {
             { "version": "sha256:2", "sizeBytes": 10, "standard": true } ] });
         let text = table(&[policy]).render();
         assert_eq!(text.lines().count(), 3);
-        assert!(text.lines().last().is_some_and(|line| line.ends_with("standard")), "{text}");
+        assert!(text.lines().last().is_some_and(|line| line.contains("standard")), "{text}");
     }
 }

@@ -8,10 +8,12 @@ mod component;
 mod list;
 mod new;
 mod push;
+mod replay;
 mod rollout;
 mod sdk;
 mod signing;
 mod snapshot;
+mod switch;
 mod test;
 mod trial;
 
@@ -30,6 +32,10 @@ pub(crate) enum Command {
     Test(test::Arguments),
     /// Measure what a policy's calls cost
     Bench(bench::Arguments),
+    /// Record lookups of a service, to replay them
+    Record(replay::RecordArguments),
+    /// Answer recorded lookups again, and show what is different
+    Replay(replay::ReplayArguments),
     /// Sign a version of a policy
     Sign(signing::SignArguments),
     /// Tell whether a key signed a version of a policy
@@ -46,6 +52,10 @@ pub(crate) enum Command {
     Promote(rollout::PromoteArguments),
     /// Give up the candidate; without one, let answer what answered before
     Rollback(rollout::RollbackArguments),
+    /// Let a version, or all policies, run nowhere any more
+    Disable(switch::DisableArguments),
+    /// Let run again what was disabled
+    Enable(switch::EnableArguments),
     /// List policies with their versions
     List(list::Arguments),
 }
@@ -56,6 +66,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Build(arguments) => build::run(arguments, global).await,
         Command::Test(arguments) => test::run(arguments, global).await,
         Command::Bench(arguments) => bench::run(arguments, global).await,
+        Command::Record(arguments) => replay::record(arguments, global).await,
+        Command::Replay(arguments) => replay::replay(arguments, global).await,
         Command::Sign(arguments) => signing::sign(arguments, global),
         Command::Verify(arguments) => signing::verify(arguments, global),
         Command::Push(arguments) => push::run(arguments, global).await,
@@ -64,6 +76,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Diff(arguments) => rollout::diff(arguments, global).await,
         Command::Promote(arguments) => rollout::promote(arguments, global).await,
         Command::Rollback(arguments) => rollout::rollback(arguments, global).await,
+        Command::Disable(arguments) => switch::disable(arguments, global).await,
+        Command::Enable(arguments) => switch::enable(arguments, global).await,
         Command::List(arguments) => list::run(arguments, global).await,
     }
 }

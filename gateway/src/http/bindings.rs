@@ -1,7 +1,7 @@
 //! The routes of bindings: which policy answers for a service or a namespace.
 
 use super::instances::{rfc3339, with_etag};
-use super::{bound, request, schema};
+use super::{bound, request, schema, switches};
 use crate::clock;
 use crate::history::value_of;
 use crate::identity::Identity;
@@ -212,14 +212,14 @@ fn way(way: Way) -> Value {
     serde_json::to_value(way).unwrap_or_default()
 }
 
-fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Value {
-    let mut active = bound::render(&binding.active);
+fn render(region: &Region, (namespace, service): &Place, binding: &Binding, modified: u64) -> Value {
+    let mut active = bound::render(region, &binding.active);
     let activation = &binding.activation;
     active["since"] = json!(rfc3339(activation.since));
     active["way"] = way(activation.way);
     active["soaked"] = json!(activation.soaked);
     let candidate = binding.candidate.as_ref().map(|candidate| {
-        let mut value = bound::render(&candidate.bound);
+        let mut value = bound::render(region, &candidate.bound);
         value["stage"] = json!(candidate.stage);
         if candidate.stage == Stage::Canary {
             value["percent"] = json!(candidate.percent);
@@ -231,7 +231,7 @@ fn render((namespace, service): &Place, binding: &Binding, modified: u64) -> Val
         value
     });
     let last_good = binding.last_good.iter().map(|former| {
-        let mut value = bound::render(&former.bound);
+        let mut value = bound::render(region, &former.bound);
         value["soaked"] = json!(former.soaked);
         value
     });
@@ -359,7 +359,7 @@ async fn rewrite(
         match region.write(identity, condition, put, deed).await? {
             Ok(Revision(modified)) => {
                 let applied = region.applied(Revision(modified)).await;
-                let mut value = render(place, &binding, modified);
+                let mut value = render(region, place, &binding, modified);
                 value["index"] = json!(modified);
                 value["applied"] = json!(applied);
                 let status = if revision.is_none() { StatusCode::CREATED } else { StatusCode::OK };
@@ -392,6 +392,7 @@ impl From<NotPossible> for Problem {
         let code = match error {
             NotPossible::NoCandidate => "no-candidate",
             NotPossible::NothingToReturnTo => "nothing-to-return-to",
+            NotPossible::Disabled => "disabled",
         };
         Self::new(StatusCode::CONFLICT, code, error.to_string())
     }
@@ -404,7 +405,7 @@ impl From<NotPossible> for Problem {
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/promote", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)), request_body(content = PromoteBody),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
-              (status = 409, description = "no-candidate, or not-proven with what speaks against it", body = Problem)))]
+              (status = 409, description = "no-candidate, disabled, or not-proven with what speaks against it", body = Problem)))]
 pub async fn promote(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -426,6 +427,7 @@ pub async fn promote(
         let before = before.ok_or_else(|| no_such_binding(&place))?;
         let candidate = before.candidate.as_ref().ok_or(NotPossible::NoCandidate)?;
         require_meant(version.as_deref(), &candidate.bound)?;
+        switches::require_enabled(&region, &candidate.bound)?;
         if !force {
             let against = Sight::objection(sights.get(&place), candidate, &region.rollout);
             if let Some(against) = against {
@@ -445,7 +447,7 @@ pub async fn promote(
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
-              (status = 409, description = "nothing-to-return-to", body = Problem)))]
+              (status = 409, description = "nothing-to-return-to, or disabled", body = Problem)))]
 pub async fn rollback(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
@@ -462,7 +464,8 @@ pub async fn rollback(
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
         require_meant(version.as_deref(), before.candidate.as_ref().map_or(&before.active, |c| &c.bound))?;
-        Ok(before.roll_back(Return::Before, clock::unix_now())?)
+        let may_run = |bound: &Bound| switches::require_enabled(&region, bound).is_ok();
+        Ok(before.roll_back(Return::Before, may_run, clock::unix_now())?)
     })
     .await
 }
@@ -482,7 +485,7 @@ pub async fn diff(
     let rules = region.directory.rules();
     let Some((binding, modified)) = rules.bindings.get(&place) else { return Err(no_such_binding(&place)) };
     let sights = steward::look(&region.host).await;
-    let mut value = render(&place, binding, *modified);
+    let mut value = render(&region, &place, binding, *modified);
     let sight = sights.get(&place);
     let active = sight.and_then(|sight| sight.active_of(binding)).cloned().unwrap_or_default();
     value["active"]["seen"] = steward::render(&active);
@@ -515,7 +518,7 @@ pub async fn list(
     let (items, next) = request::cut(bindings, &page, |(place, _)| {
         place.1.as_ref().map(|s| s.to_string()).unwrap_or_default()
     });
-    let items: Vec<Value> = items.into_iter().map(|(place, (b, m))| render(place, b, *m)).collect();
+    let items: Vec<Value> = items.into_iter().map(|(place, (b, m))| render(&region, place, b, *m)).collect();
     let index = region.directory.currency.index();
     Ok(axum::Json(json!({ "items": items, "index": index, "next": next })).into_response())
 }
@@ -535,7 +538,7 @@ pub async fn get(
     request::await_index(&region, query.as_deref()).await?;
     let rules = region.directory.rules();
     let Some((binding, modified)) = rules.bindings.get(&place) else { return Err(no_such_binding(&place)) };
-    let mut value = render(&place, binding, *modified);
+    let mut value = render(&region, &place, binding, *modified);
     value["index"] = json!(region.directory.currency.index());
     Ok(with_etag(axum::Json(value).into_response(), *modified))
 }

@@ -1,5 +1,6 @@
 //! A version of a policy with its config, as requests name it and answers show it.
 
+use super::{policies, switches};
 use crate::problem::Problem;
 use crate::region::Region;
 use http::StatusCode;
@@ -59,8 +60,7 @@ fn newest(region: &Region, policy: &PolicyName) -> Result<PolicyVersion, Problem
 }
 
 fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion) -> Result<(), Problem> {
-    let known = region.directory.rules().policies.contains_key(&(policy.clone(), version));
-    if known || standard_version(policy) == Some(version) {
+    if policies::is_known(region, policy, version) {
         return Ok(());
     }
     let detail = format!("{policy} has no version {version}: GET /v1/policies/{policy} lists what it has");
@@ -69,6 +69,7 @@ fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion)
 
 /// Opens the policy with the config over a small made-up service: what it cannot read is refused now, not at lookups.
 pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> {
+    switches::require_enabled(region, bound)?;
     let (region, bound) = (Arc::clone(region), bound.clone());
     let tried = tokio::task::spawn_blocking(move || {
         if let Some(standard) = STANDARD.iter().find(|s| PolicyVersion::of(s.module) == bound.version) {
@@ -92,7 +93,8 @@ pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<()
     tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?
 }
 
-pub(super) fn render(bound: &Bound) -> Value {
+pub(super) fn render(region: &Region, bound: &Bound) -> Value {
     let config: Value = serde_json::from_str(&bound.config).unwrap_or(Value::Null);
-    json!({ "policy": bound.policy, "version": bound.version, "config": config })
+    let disabled = switches::render(region, bound.version);
+    json!({ "policy": bound.policy, "version": bound.version, "config": config, "disabled": disabled })
 }

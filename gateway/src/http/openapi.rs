@@ -1,6 +1,8 @@
 //! The routes, and the description of them that is generated from the same handlers.
 
-use super::{bindings, instances, policies, regions, request, resolve, services, system, trials};
+use super::{
+    bindings, instances, policies, recordings, regions, request, resolve, services, switches, system, trials,
+};
 use crate::metrics;
 use crate::problem::Problem;
 use crate::region::Region;
@@ -35,12 +37,17 @@ fn routes() -> OpenApiRouter<Arc<Region>> {
         .routes(routes!(services::namespaces))
         .routes(routes!(services::services))
         .routes(routes!(services::instances))
+        .routes(routes!(recordings::record))
         .routes(routes!(resolve::resolve))
         .routes(routes!(resolve::batch))
         .routes(routes!(policies::list))
         .routes(routes!(policies::upload, policies::get))
         .routes(routes!(policies::version, policies::delete))
         .routes(routes!(policies::module))
+        .routes(routes!(switches::disable))
+        .routes(routes!(switches::enable))
+        .routes(routes!(switches::disable_all))
+        .routes(routes!(switches::enable_all))
         .routes(routes!(bindings::list))
         .routes(routes!(bindings::put, bindings::get, bindings::delete))
         .routes(routes!(trials::try_out))

@@ -2,7 +2,7 @@
 
 use super::instances::rfc3339;
 use super::request;
-use super::schema;
+use super::{schema, switches};
 use crate::clock;
 use crate::history::value_of;
 use crate::loader::store_module;
@@ -166,6 +166,7 @@ fn render(region: &Region, manifest: &Manifest) -> Value {
         "version": manifest.version, "sizeBytes": manifest.size_bytes, "uploadedAt": rfc3339(manifest.uploaded_at),
         "uploadedBy": manifest.uploaded_by, "standard": false,
     });
+    value["disabled"] = switches::render(region, manifest.version);
     if let Some(signature) = signature::kept(&manifest.unknown) {
         value["signature"] = signature.clone();
     }
@@ -191,9 +192,10 @@ fn versions(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
     }
     for standard in &STANDARD {
         let Ok(name) = standard.name.parse::<PolicyName>() else { continue };
+        let version = PolicyVersion::of(standard.module);
         all.entry(name).or_default().push(json!({
-            "version": PolicyVersion::of(standard.module), "sizeBytes": standard.module.len(), "standard": true,
-            "description": standard.description,
+            "version": version, "sizeBytes": standard.module.len(), "standard": true,
+            "description": standard.description, "disabled": switches::render(region, version),
         }));
     }
     all
@@ -233,7 +235,8 @@ pub async fn list(
     let items: Vec<Value> =
         items.into_iter().map(|(name, versions)| json!({ "name": name, "versions": versions })).collect();
     let index = region.directory.currency.index();
-    Ok(axum::Json(json!({ "items": items, "index": index, "next": next })).into_response())
+    let page = json!({ "items": items, "index": index, "next": next, "disabled": switches::all(&region) });
+    Ok(axum::Json(page).into_response())
 }
 
 /// One policy with its versions.
@@ -257,12 +260,18 @@ fn no_such_policy(policy: &PolicyName) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-policy", detail)
 }
 
-fn no_such_version(policy: &PolicyName, version: PolicyVersion) -> Problem {
+pub(super) fn no_such_version(policy: &PolicyName, version: PolicyVersion) -> Problem {
     let detail = format!("{policy} has no version {version}: GET /v1/policies/{policy} lists what it has");
     Problem::new(StatusCode::NOT_FOUND, "no-such-version", detail)
 }
 
-fn path_of((policy, version): &(String, String)) -> Result<(PolicyName, PolicyVersion), Problem> {
+/// Whether there is such a version, uploaded or standard.
+pub(super) fn is_known(region: &Region, policy: &PolicyName, version: PolicyVersion) -> bool {
+    region.directory.rules().policies.contains_key(&(policy.clone(), version))
+        || standard_module(policy, version).is_some()
+}
+
+pub(super) fn path_of((policy, version): &(String, String)) -> Result<(PolicyName, PolicyVersion), Problem> {
     Ok((request::name(policy)?, request::name(version)?))
 }
 

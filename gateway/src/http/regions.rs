@@ -3,13 +3,13 @@
 use super::instances::rfc3339;
 use super::request;
 use super::schema;
+use super::standing::{self, Order, ReasonBody};
 use super::system::require_ready;
 use crate::clock;
 use crate::directory::Drains;
-use crate::history::value_of;
 use crate::neighbourhood::OtherRegion;
 use crate::problem::Problem;
-use crate::region::{Deed, Region, first_conflict};
+use crate::region::Region;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -19,29 +19,13 @@ use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::remote::Freshness;
 use meridian_model::status::Status;
 use meridian_model::summary::headroom;
-use meridian_registry::{Change, Condition, Key, record};
-use serde::Deserialize;
+use meridian_registry::Key;
 use serde_json::{Value, json};
 use smol_str::{SmolStr, format_smolstr};
 use std::sync::Arc;
 
-/// A reason and little else.
-const DRAIN_BODY: usize = 4 * 1024;
-/// Longest reason, in bytes.
-const MAX_REASON: usize = 256;
-/// Others may write the same record at the same moment.
-const MAX_CONFLICTS: usize = 8;
 /// Drains at once: more than all zones of all regions that federate.
 const MAX_DRAINS: usize = 256;
-
-/// Why a region or zone is to be spared.
-#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DrainBody {
-    /// For the history, and for whoever wonders where the traffic went.
-    #[serde(default)]
-    reason: Option<String>,
-}
 
 fn drain_value(drain: &Drain) -> Value {
     // Who asked stands in the history, which operators read.
@@ -167,7 +151,7 @@ fn no_such_region(region: &Region, name: &RegionName) -> Problem {
 /// Asks for a region, or one of its zones, to be spared: its traffic yields to others, and it stays the last resort.
 #[utoipa::path(post, path = "/v1/regions/{region}/drain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query, description = "only this zone")),
-    request_body(content = DrainBody),
+    request_body(content = ReasonBody),
     responses((status = 200, description = "asked for", body = schema::Drained), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn drain(
@@ -182,7 +166,7 @@ pub async fn drain(
 
 /// Ends a drain.
 #[utoipa::path(post, path = "/v1/regions/{region}/undrain", tag = "operators",
-    params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = DrainBody),
+    params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = ReasonBody),
     responses((status = 200, description = "ended", body = schema::Drained), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn undrain(
     State(region): State<Arc<Region>>,
@@ -241,64 +225,33 @@ async fn change(
     identity.may_operate_region()?;
     let ((name, zone), warning) = target_of(region, name, query)?;
     let warning = warning.filter(|_| drains);
-    let body: DrainBody = request::json_or_default(headers, body, DRAIN_BODY).await?;
-    let reason = body.reason.unwrap_or_default();
-    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        let detail = format_args!("must be at most {MAX_REASON} bytes without control characters");
-        return Err(Problem::field("reason", detail));
+    let body: ReasonBody = request::json_or_default(headers, body, request::SMALL_BODY).await?;
+    let reason = body.checked()?;
+    let key = Key::Drain(name.clone(), zone.clone());
+    let drained = (name.clone(), zone.clone());
+    let full = drains
+        && !region.directory.rules().drains.contains_key(&drained)
+        && region.directory.rules().drains.len() >= MAX_DRAINS;
+    if full {
+        let detail = format!("{MAX_DRAINS} drains are in force, as many as there may be; end some first");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-drains", detail));
     }
-    let (key, drained) = (Key::Drain(name.clone(), zone.clone()), (name.clone(), zone.clone()));
+    let new = drains.then(|| Drain {
+        reason: SmolStr::new(&reason),
+        by: format_smolstr!("{} {}", identity.issuer(), identity.subject()),
+        since: clock::unix_now(),
+        unknown: serde_json::Map::new(),
+    });
+    let action = if drains { "drain-region" } else { "undrain-region" };
     let target = match &zone {
         Some(zone) => format!("region {name} zone {zone}"),
         None => format!("region {name}"),
     };
-    let actor = format_smolstr!("{} {}", identity.issuer(), identity.subject());
-    for _ in 0..MAX_CONFLICTS {
-        let (standing, at) = region.registry.read(&key).await?;
-        let unchanged = match (&standing, drains) {
-            (None, false) => true,
-            (Some(stored), true) => {
-                serde_json::from_slice::<Drain>(&stored.value).is_ok_and(|d| d.reason == reason.as_str())
-            }
-            _ => false,
-        };
-        if unchanged {
-            return Ok(answer(&drained, drains, at.0, true, warning));
-        }
-        if drains && standing.is_none() && region.directory.rules().drains.len() >= MAX_DRAINS {
-            let detail = format!("{MAX_DRAINS} drains are in force, as many as there may be; end some first");
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-drains", detail));
-        }
-        let new = drains.then(|| Drain {
-            reason: SmolStr::new(&reason),
-            by: actor.clone(),
-            since: clock::unix_now(),
-            unknown: serde_json::Map::new(),
-        });
-        let deed = Deed {
-            action: if drains { "drain-region" } else { "undrain-region" },
-            target: target.clone(),
-            reason: &reason,
-            before: standing.as_ref().and_then(|s| serde_json::from_slice(&s.value).ok()).unwrap_or_default(),
-            after: value_of(new.as_ref()),
-        };
-        let condition = match &standing {
-            Some(stored) => Condition::Unchanged(key.clone(), stored.modified),
-            None => Condition::Absent(key.clone()),
-        };
-        let put = match &new {
-            Some(drain) => Change::Put(key.clone(), record::encode(drain)?),
-            None => Change::Delete(key.clone()),
-        };
-        let changes = std::iter::once(put).chain(region.entry(&identity, deed).change()).collect();
-        let write = meridian_registry::Write { conditions: vec![condition], changes };
-        if let Ok(revision) = first_conflict(region.registry.commit(write).await?) {
-            let applied = region.applied(revision).await;
-            return Ok(answer(&drained, drains, revision.0, applied, warning));
-        }
-    }
-    let detail = "others keep writing the same drain; look at GET /v1/regions and try again";
-    Err(Problem::new(StatusCode::CONFLICT, "conflict", detail))
+    let held = region.directory.rules().drains.get(&drained).map(|(drain, _)| (**drain).clone());
+    let order = Order { key, new, held, action, target, reason: &reason };
+    let same = |standing: &Drain, new: &Drain| standing.reason == new.reason;
+    let (index, applied) = standing::put(region, &identity, order, same).await?;
+    Ok(answer(&drained, drains, index, applied, warning))
 }
 
 fn answer(

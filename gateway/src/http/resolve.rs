@@ -160,6 +160,7 @@ fn answer(region: &Region, plain: &Plain<'_>) -> Fast<Response> {
         match worker.lookup(snapshot, caller, plain.key, seed) {
             Lookup::Cold(pending) => Some(Err(pending)),
             Lookup::Routed(routed) => {
+                region.recorder.note(snapshot, plain.key, seed, &routed);
                 single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
                 etag = Some(tag(routed.fingerprint()));
                 Some(Ok(()))
@@ -441,6 +442,7 @@ impl Asking<'_> {
             match worker.lookup(snapshot, caller, plain.key, seed) {
                 Lookup::Cold(pending) => Fast::Cold(pending),
                 Lookup::Routed(routed) => {
+                    self.region.recorder.note(snapshot, plain.key, seed, &routed);
                     or_error(out, |out| single(out, currency, snapshot, &routed));
                     Fast::Answer(())
                 }
@@ -481,6 +483,7 @@ impl Asking<'_> {
         if let Some(plain) = plain_of(question).filter(|plain| self.may_ask(plain)) {
             let found = with_worker(self.region, &plain, |worker, snapshot, caller, seed| {
                 let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
+                self.region.recorder.note(snapshot, plain.key, seed, &routed);
                 let mut out = Vec::with_capacity(ANSWER_BYTES);
                 single(&mut out, &self.region.directory.currency, snapshot, &routed).map(|()| out)
             });
@@ -515,6 +518,7 @@ pub(super) fn answer_now<B>(region: &Region, request: &http::Request<B>) -> Opti
     let mut out = Vec::with_capacity(ANSWER_BYTES);
     let etag = with_worker(region, &plain, |worker, snapshot, caller, seed| {
         let routed = worker.lookup_now(snapshot, caller, plain.key, seed);
+        region.recorder.note(snapshot, plain.key, seed, &routed);
         single(&mut out, &region.directory.currency, snapshot, &routed).ok()?;
         Some(tag(routed.fingerprint()))
     })??;

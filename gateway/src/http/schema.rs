@@ -349,6 +349,9 @@ pub(super) struct Bound {
     version: String,
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
+    /// Why it must not run, where it is disabled: reason, since and by.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
 }
 
 /// What no policy may widen.
@@ -387,6 +390,9 @@ pub(super) struct Active {
     version: String,
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
+    /// As of a version.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
     since: String,
     /// `bound`, `promoted`, `forced` or `rolled-back`.
     way: String,
@@ -404,6 +410,9 @@ pub(super) struct Candidate {
     version: String,
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
+    /// As of a version.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
     /// `shadow` or `canary`.
     stage: String,
     /// Of a canary: the part of the lookups that it answers, 0 to 100.
@@ -424,6 +433,9 @@ pub(super) struct Former {
     version: String,
     #[schema(value_type = Option<Object>)]
     config: Option<Value>,
+    /// As of a version.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
     /// Whether it is known to be good.
     soaked: bool,
 }
@@ -563,6 +575,9 @@ pub(super) struct PolicyVersion {
     schema: Option<Value>,
     /// The standard policy whose bytes these are, under another name.
     alias_of: Option<String>,
+    /// Why it must not run, where it is disabled: reason, since and by.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
 }
 
 /// A policy with its versions, newest first.
@@ -576,6 +591,9 @@ pub(super) struct Policy {
 #[derive(ToSchema)]
 pub(super) struct PolicyPage {
     items: Vec<Policy>,
+    /// Why no policy may run, where all are disabled: reason, since and by.
+    #[schema(value_type = Option<Object>)]
+    disabled: Option<Value>,
     index: u64,
     next: Option<String>,
 }
@@ -620,6 +638,16 @@ pub(super) struct Region {
 pub(super) struct RegionList {
     items: Vec<Region>,
     index: u64,
+}
+
+/// A switch that was thrown or put back.
+#[derive(ToSchema)]
+pub(super) struct Switched {
+    /// The version with its name, or all policies.
+    target: String,
+    disabled: bool,
+    index: u64,
+    applied: bool,
 }
 
 /// A drain that was asked for or ended.

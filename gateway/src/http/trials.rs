@@ -135,7 +135,7 @@ pub async fn try_out(
         results.push(result);
     }
     let answer = json!({
-        "policy": bound::render(&bound), "namespace": service.namespace, "service": service.service,
+        "policy": bound::render(&region, &bound), "namespace": service.namespace, "service": service.service,
         "index": region.directory.currency.index(), "results": results,
     });
     Ok(axum::Json(answer).into_response())

@@ -39,10 +39,10 @@ fn hasty_changes_never_push_out_what_is_known_to_be_good() {
     assert_eq!(chain(&binding)[0], bound("good"));
     assert_eq!(binding.last_good.len(), 1 + LAST_GOOD_KEPT);
     assert_eq!(binding.last_good[0].bound, bound("hasty-18"));
-    let back = binding.roll_back(Return::Good, at(9)).unwrap();
+    let back = binding.roll_back(Return::Good, |_| true, at(9)).unwrap();
     assert_eq!(back.active, bound("good"));
     assert!(back.activation.soaked && back.last_good.is_empty());
-    assert_eq!(binding.roll_back(Return::Before, at(9)).unwrap().active, bound("hasty-18"));
+    assert_eq!(binding.roll_back(Return::Before, |_| true, at(9)).unwrap().active, bound("hasty-18"));
 }
 
 #[test]
@@ -55,16 +55,16 @@ fn three_good_generations_are_kept() {
 #[test]
 fn a_roll_back_gives_up_the_candidate_first_and_forgets_what_was_bad() {
     let binding = then(&first("a"), "b").try_out(canary("c", 5.0), at(3));
-    let without = binding.roll_back(Return::Before, at(4)).unwrap();
+    let without = binding.roll_back(Return::Before, |_| true, at(4)).unwrap();
     assert_eq!((without.active.clone(), without.candidate.clone()), (bound("b"), None));
-    let back = without.roll_back(Return::Before, at(5)).unwrap();
+    let back = without.roll_back(Return::Before, |_| true, at(5)).unwrap();
     assert_eq!((back.active.clone(), chain(&back)), (bound("a"), vec![]));
     assert_eq!(back.activation.way, Way::RolledBack);
     // What was known to be good is not lost by an operator's change of mind.
-    let back = then(&first("a"), "b").soaked().roll_back(Return::Before, at(6)).unwrap();
+    let back = then(&first("a"), "b").soaked().roll_back(Return::Before, |_| true, at(6)).unwrap();
     assert_eq!((back.active.clone(), chain(&back)), (bound("a"), vec![bound("b")]));
-    let back = without.roll_back(Return::Before, at(5)).unwrap();
-    assert_eq!(back.roll_back(Return::Before, at(6)), Err(NotPossible::NothingToReturnTo));
+    let back = without.roll_back(Return::Before, |_| true, at(5)).unwrap();
+    assert_eq!(back.roll_back(Return::Before, |_| true, at(6)), Err(NotPossible::NothingToReturnTo));
 }
 
 #[test]
@@ -182,8 +182,8 @@ proptest! {
                 0 => then(&binding, &name),
                 1 => binding.try_out(canary(&name, 10.0), at(3)),
                 2 => binding.promote(which > 2, at(4)).unwrap_or(binding),
-                3 => binding.roll_back(Return::Before, at(5)).unwrap_or(binding),
-                4 => binding.roll_back(Return::Good, at(5)).unwrap_or(binding),
+                3 => binding.roll_back(Return::Before, |_| true, at(5)).unwrap_or(binding),
+                4 => binding.roll_back(Return::Good, |_| true, at(5)).unwrap_or(binding),
                 _ => binding.soaked(),
             };
             let list = chain(&binding);
@@ -215,4 +215,16 @@ proptest! {
         let total: f64 = forth.places.values().map(|p| p.before).sum();
         prop_assert!((total - forth.lookups as f64).abs() < 1e-6);
     }
+}
+
+#[test]
+fn what_is_disabled_is_not_returned_to_and_not_forgotten() {
+    let binding = then(&then(&then(&first("a").soaked(), "b").soaked(), "c"), "d");
+    let back = binding.roll_back(Return::Good, |b| *b != bound("b"), at(9)).unwrap();
+    assert_eq!(back.active, bound("a"));
+    let left: Vec<&Bound> = back.last_good.iter().map(|former| &former.bound).collect();
+    assert_eq!(left, [&bound("b")], "c was younger than what is returned to; b may be enabled again");
+    let back = binding.roll_back(Return::Before, |b| *b != bound("c"), at(9)).unwrap();
+    assert_eq!((&back.active, &back.last_good[0].bound), (&bound("b"), &bound("c")));
+    assert_eq!(binding.roll_back(Return::Before, |_| false, at(9)), Err(NotPossible::Disabled));
 }

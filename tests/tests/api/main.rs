@@ -23,4 +23,5 @@ mod lifecycle;
 mod lookups;
 mod nodes;
 mod reads;
+mod recordings;
 mod refusals;

@@ -24,6 +24,7 @@ mod registry;
 mod restoration;
 mod stages;
 mod stopping;
+mod switches;
 mod watches;
 
 use std::time::Duration;
