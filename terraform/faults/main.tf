@@ -11,7 +11,7 @@ resource "terraform_data" "fault" {
     fault      = var.fault
     region     = var.region
     project    = var.project
-    image      = var.image
+    image      = var.faults_image
     delay      = var.delay
     rate       = var.rate
     token_file = var.token_file == null ? abspath("${path.module}/../local/.run/${var.project}/tokens/operator") : abspath(var.token_file)

@@ -30,7 +30,7 @@ variable "project" {
   }
 }
 
-variable "image" {
+variable "faults_image" {
   description = "Image with iptables, ip and tc, as terraform/images/build makes it."
   type        = string
   default     = "meridian-faults:dev"

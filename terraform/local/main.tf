@@ -10,6 +10,9 @@ locals {
   labels    = { "meridian.project" = var.project }
   zones     = { for name, region in var.regions : name => [for zone in region.zones : "${name}${zone}"] }
 
+  # A region by itself has nobody to tell.
+  nodes = { for name, region in var.regions : name => region if length(var.regions) > 1 }
+
   members = merge([
     for name, region in var.regions : {
       for n in range(1, region.etcd_members + 1) : "${name}-etcd-${n}" => { region = name, n = n }
@@ -44,7 +47,7 @@ module "region" {
   gateways = {
     for name, gateway in local.gateways : name => { url = "http://127.0.0.1:${gateway.port}" } if gateway.region == each.key
   }
-  nodes    = { "${each.key}-node" = { url = "https://${var.project}-${each.key}-node:8510" } }
+  nodes    = { for name in keys(local.nodes) : "${name}-node" => { url = "https://${var.project}-${name}-node:8510" } if name == each.key }
   peers    = { for name in keys(var.regions) : name => ["https://${var.project}-${name}-node:8510"] if name != each.key }
   http     = { reads = "open", plaintext = true, workers = 1 }
   settings = var.settings
@@ -144,7 +147,7 @@ module "etcd" {
 
 module "node" {
   source     = "./docker"
-  for_each   = var.regions
+  for_each   = local.nodes
   depends_on = [module.etcd, terraform_data.certificate]
 
   name   = "${var.project}-${each.key}-node"

@@ -35,7 +35,7 @@ variable "source_directory" {
   default     = null
 
   validation {
-    condition     = var.source_directory == null || fileexists("${coalesce(var.source_directory, ".")}/Cargo.toml")
+    condition     = try(fileexists("${var.source_directory}/Cargo.toml"), var.source_directory == null)
     error_message = "The folder of a policy's source holds a Cargo.toml."
   }
 
@@ -51,7 +51,7 @@ variable "module_file" {
   default     = null
 
   validation {
-    condition     = var.module_file == null || fileexists(coalesce(var.module_file, "."))
+    condition     = try(fileexists(var.module_file), var.module_file == null)
     error_message = "The module is a file that exists."
   }
 }

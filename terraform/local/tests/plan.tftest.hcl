@@ -36,6 +36,18 @@ run "other_regions" {
   }
 }
 
+run "one_region" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, workloads = {} } }
+  }
+
+  assert {
+    condition     = output.containers == { etcd = 3, node = 0, gateway = 2, workload = 0 }
+    error_message = "a region by itself has no federation"
+  }
+}
+
 run "two_members_are_refused" {
   command = plan
   variables {

@@ -56,7 +56,7 @@ variable "gateways" {
 }
 
 variable "nodes" {
-  description = "Federation nodes of the region by name, each with the URL at which other regions' nodes and the own gateways reach it. Two are recommended; none means a region by itself."
+  description = "Federation nodes of the region by name, each with the URL at which other regions' nodes and the own gateways reach it. Two are recommended; a region by itself has none."
   type        = map(object({ url = string }))
   default     = {}
 
@@ -82,8 +82,8 @@ variable "peers" {
   }
 
   validation {
-    condition     = length(var.peers) == 0 || length(var.nodes) > 0
-    error_message = "A region that has peers needs federation nodes."
+    condition     = (length(var.peers) == 0) == (length(var.nodes) == 0)
+    error_message = "A region that has peers needs federation nodes, and nodes need peers."
   }
 }
 

@@ -112,6 +112,14 @@ run "a_region_is_no_peer_of_itself" {
   expect_failures = [var.peers]
 }
 
+run "nodes_need_peers" {
+  command = plan
+  variables {
+    peers = {}
+  }
+  expect_failures = [var.peers]
+}
+
 run "plaintext_has_to_be_said" {
   command = plan
   variables {
