@@ -20,7 +20,7 @@ locals {
   ]...)
   gateways = merge([
     for name, region in var.regions : {
-      for n in range(1, region.gateways + 1) : "${name}-gateway-${n}" => { region = name, port = region.port + n - 1 }
+      for n in range(1, region.gateways + 1) : "${name}-gateway-${n}" => { region = name, port = region.port + var.port_offset + n - 1 }
     }
   ]...)
   workloads = merge(flatten([

@@ -72,6 +72,17 @@ variable "regions" {
   }
 }
 
+variable "port_offset" {
+  description = "Added to the ports of all regions, so that a second copy can stand beside a first."
+  type        = number
+  default     = 0
+
+  validation {
+    condition     = alltrue([for region in var.regions : region.port + var.port_offset >= 1024 && region.port + var.port_offset + region.gateways <= 65536])
+    error_message = "Ports are from 1024 to 65535 with the offset, too."
+  }
+}
+
 variable "image" {
   description = "Image of meridian, as terraform/images/build makes it."
   type        = string

@@ -1,5 +1,6 @@
 # The whole way: three regions on docker, a workload in each, a policy, a region that is cut off and comes back. It is all
-# destroyed at the end. Steps wait with bounds in tests/exercise. TF_VAR_project and TF_VAR_directory keep copies apart.
+# destroyed at the end. Steps wait with bounds in tests/exercise. TF_VAR_project, TF_VAR_directory and
+# TF_VAR_port_offset keep copies apart.
 
 run "apply" {
   variables {

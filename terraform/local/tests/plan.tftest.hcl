@@ -64,6 +64,26 @@ run "a_port_has_one_gateway" {
   expect_failures = [var.regions]
 }
 
+run "a_second_copy_has_other_ports" {
+  command = plan
+  variables {
+    port_offset = 1000
+  }
+
+  assert {
+    condition     = output.gateways["eu-west-1"] == ["http://127.0.0.1:29510", "http://127.0.0.1:29511"]
+    error_message = "the offset is added"
+  }
+}
+
+run "a_port_stays_a_port" {
+  command = plan
+  variables {
+    port_offset = 40000
+  }
+  expect_failures = [var.port_offset]
+}
+
 run "the_operator_is_no_service" {
   command = plan
   variables {

@@ -151,5 +151,80 @@ async fn an_image_tells_whether_its_process_is_ready() {
         matches!(Client::new(address).try_get("/v1/regions").await, Ok(answer) if answer.status == 200)
     })
     .await;
+    what_is_rendered_is_taken(&place);
     place.destroy();
+}
+
+/// `terraform/modules/region` with everything that docker does not need, and the file that compose starts with: a process takes them.
+fn what_is_rendered_is_taken(place: &Place) {
+    let keys = place.directory().join("run").join(&place.project);
+    let node = keys.join("certificates/ap-south-1-node");
+    let tls = json!({ "certificate": node.join("certificate.pem"), "key": node.join("key.pem"), "ca": node.join("ca.pem") });
+    let issuer = "https://dev.meridian";
+    let given = [
+        ("region", json!("ap-south-1")),
+        ("zones", json!(["ap-south-1a", "ap-south-1b"])),
+        (
+            "registry",
+            json!({ "endpoints": ["https://etcd-1:2379", "https://etcd-2:2379"], "prefix": "/m",
+            "tls": { "ca": tls["ca"], "certificate": tls["certificate"], "key": tls["key"] } }),
+        ),
+        ("gateways", json!({ "gateway-1": { "url": "https://gateway-1.example:8500" } })),
+        (
+            "nodes",
+            json!({ "node-1": { "url": "https://node-1.example:8510" }, "node-2": { "url": "https://node-2.example:8510" } }),
+        ),
+        ("peers", json!({ "eu-west-1": ["https://node.eu.example:8510"] })),
+        ("ingress", json!([{ "host": "edge.example", "port": 443 }])),
+        (
+            "http",
+            json!({ "workers": 2, "tls": { "certificate": tls["certificate"], "key": tls["key"], "client_ca": tls["ca"] } }),
+        ),
+        ("federation", json!({ "tls": tls })),
+        (
+            "identity",
+            json!({
+                "issuers": [{ "issuer": issuer, "audience": ["meridian", "other"], "jwks_file": keys.join("issuer.jwks") }],
+                "rules": [
+                    { "issuer": issuer, "role": "operator", "claims": { "groups": "a \"quoted\" <group> & more" }, "namespace": "prod" },
+                    { "issuer": issuer, "role": "workload", "subject": "registrar", "namespace": "*", "service": "*" },
+                ],
+            }),
+        ),
+        (
+            "settings",
+            json!({ "lookups": { "max_remote_age": "30m", "router_cache_mib": "32" }, "policies": { "trusted_keys": "[]" } }),
+        ),
+    ];
+    let variables: Vec<String> = given.iter().map(|(name, value)| variable(name, value)).collect();
+    let module = |command: &str, arguments: &[&str]| {
+        let output = place.terraform("modules/region", command, arguments).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let _ = module("init", &["-input=false"]);
+    let arguments = ["-no-color", "-input=false", "-auto-approve"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(variables.iter().map(String::as_str)).collect();
+    let _ = module("apply", &arguments);
+
+    let folder = place.directory().join("rendered");
+    std::fs::create_dir(&folder).unwrap();
+    let mut files = Vec::new();
+    for output in ["gateway_configs", "node_configs"] {
+        let configs: BTreeMap<String, String> =
+            serde_json::from_str(&module("output", &["-json", output])).unwrap();
+        for (name, text) in configs {
+            files.push(folder.join(format!("{name}.toml")));
+            std::fs::write(files.last().unwrap(), text).unwrap();
+        }
+    }
+    let compose = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/compose/gateway.toml");
+    files.push(folder.join("compose.toml"));
+    std::fs::copy(compose, files.last().unwrap()).unwrap();
+    std::fs::copy(keys.join("issuer.jwks"), folder.join("issuer.jwks")).unwrap();
+    assert_eq!(files.len(), 4);
+    for file in files {
+        let output = binary::command().args(["config", "check"]).arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}: {}", file.display(), said(&output));
+    }
 }
