@@ -14,8 +14,9 @@ locals {
     NAMESPACE  = var.namespace
     SERVICE    = var.service
   }
-  module  = var.module_file != null ? abspath(var.module_file) : var.source_directory != null ? abspath("${var.source_directory}/${var.policy}.wasm") : ""
-  sources = var.source_directory == null ? [] : sort(setunion(fileset(var.source_directory, "Cargo.*"), fileset(var.source_directory, "src/**")))
+  module = var.module_file != null ? abspath(var.module_file) : var.source_directory != null ? abspath("${var.source_directory}/${var.policy}.wasm") : ""
+  # Without Cargo.lock, which the first build may write.
+  sources = var.source_directory == null ? [] : sort(setunion(fileset(var.source_directory, "{Cargo.toml,*.json}"), fileset(var.source_directory, "{src,vendor}/**")))
 }
 
 # The place of the policy. Its end is a roll-back; a change of what stands here is none.
