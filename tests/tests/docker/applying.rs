@@ -3,14 +3,9 @@
 use crate::place::{ORDERS, Place, REGIONS, docker, meridian, said, variable};
 use meridian_tests::binary;
 use meridian_tests::client::Client;
-use meridian_tests::patience::until;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::Output;
-use std::time::Duration;
-
-/// Three regions may take so long to know each other on a loaded machine.
-const MEETING: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_apply_changes_what_was_changed_and_a_destroy_leaves_nothing() {
@@ -22,6 +17,8 @@ async fn an_apply_changes_what_was_changed_and_a_destroy_leaves_nothing() {
     assert_eq!(before.len(), 3 + 2 * 2 * 3, "{before:?}");
     assert!(place.is_as_said(), "a second apply would change something");
 
+    an_image_tells_whether_its_process_is_ready(&place);
+    what_is_rendered_is_taken(&place);
     policies_are_refused_before_they_are_bound(&place).await;
 
     let settings = json!({ "lookups": { "max_remote_age": "30m" } });
@@ -123,14 +120,10 @@ async fn policies_are_refused_before_they_are_bound(place: &Place) {
     assert_ne!(stands["active"]["policy"], "canary", "destroyed, and still bound: {}", stands.json);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_tells_whether_its_process_is_ready() {
+/// The health check of images, and what a container may do.
+fn an_image_tells_whether_its_process_is_ready(place: &Place) {
     let nobody = binary::command().args(["health", "--gateway", "http://127.0.0.1:9"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(3), "{}", said(&nobody));
-
-    let mut place = Place::new();
-    place.set_small();
-    place.apply();
     let gateway = place.containers(REGIONS[0], "gateway").remove(0);
     let health =
         |name: &str| docker(&["inspect", "--format", "{{.State.Health.Status}}", name]).trim().to_owned();
@@ -147,12 +140,6 @@ async fn an_image_tells_whether_its_process_is_ready() {
     let asked =
         binary::command().args(["health", "--gateway", &format!("http://{address}")]).output().unwrap();
     assert!(asked.status.success(), "{}", said(&asked));
-    until("the regions' own view", MEETING, async || {
-        matches!(Client::new(address).try_get("/v1/regions").await, Ok(answer) if answer.status == 200)
-    })
-    .await;
-    what_is_rendered_is_taken(&place);
-    place.destroy();
 }
 
 /// `terraform/modules/region` with everything that docker does not need, and the file that compose starts with: a process takes them.
