@@ -3,8 +3,8 @@
 use crate::connection::Global;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::{
-    config, demo, dev, drain, federation, gateway, policy, regions, register, resolve, services, simulate,
-    token, watch,
+    config, demo, dev, drain, federation, gateway, health, policy, regions, register, resolve, services,
+    simulate, token, watch,
 };
 use clap::{Parser, Subcommand};
 
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Gateway(gateway::Arguments),
     /// Run a federation node
     Federation(federation::Arguments),
+    /// Tell whether a gateway or a federation node is ready
+    Health(health::Arguments),
     /// Check a gateway's or a federation node's configuration without starting anything
     #[command(subcommand)]
     Config(config::Command),
@@ -78,6 +80,7 @@ impl Command {
             Self::Demo(command) => demo::run(command, global).await,
             Self::Gateway(arguments) => gateway::run(arguments).await,
             Self::Federation(arguments) => federation::run(arguments).await,
+            Self::Health(arguments) => health::run(arguments, global).await,
             Self::Config(command) => config::run(&command, global),
             Self::Token(command) => token::run(command, global),
             Self::Register(arguments) => register::run(arguments, global).await,
@@ -138,6 +141,7 @@ mod tests {
             "meridian simulate --lose-zone ap-south-1a",
             "meridian regions drain eu-west-1 --zone eu-west-1a --reason x",
             "meridian federation --config f.toml",
+            "meridian health --gateway http://127.0.0.1:8511",
         ] {
             assert!(accepts(good), "{good}");
         }

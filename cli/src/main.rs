@@ -12,6 +12,7 @@ mod event_stream;
 mod failure;
 mod federation;
 mod gateway;
+mod health;
 mod interrupt;
 mod membership;
 mod output;

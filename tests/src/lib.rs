@@ -9,6 +9,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod draw;
 pub mod federation;
 pub mod figures;
 pub mod gateway;

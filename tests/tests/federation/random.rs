@@ -4,45 +4,32 @@
 mod long {
     use crate::world::{AP, EU, Fleet, Loads, REGIONS, US, World};
     use crate::{HEALED, RAMPED, SLACK};
-    use std::time::{Duration, SystemTime};
+    use meridian_tests::draw::Draw;
+    use std::time::Duration;
 
     /// Faults, one after the other.
     const STEPS: usize = 16;
 
-    /// SplitMix64 (Steele, Lea, Flood 2014).
-    struct Draw(u64);
+    fn region(draw: &mut Draw) -> usize {
+        draw.below(REGIONS.len())
+    }
 
-    impl Draw {
-        /// Below `bound`.
-        fn below(&mut self, bound: usize) -> usize {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            usize::try_from((z ^ (z >> 31)) % bound as u64).unwrap()
-        }
+    /// Two regions that differ.
+    fn pair(draw: &mut Draw) -> (usize, usize) {
+        let from = region(draw);
+        (from, (from + 1 + draw.below(REGIONS.len() - 1)) % REGIONS.len())
+    }
 
-        fn region(&mut self) -> usize {
-            self.below(REGIONS.len())
-        }
-
-        /// Two regions that differ.
-        fn pair(&mut self) -> (usize, usize) {
-            let from = self.region();
-            (from, (from + 1 + self.below(REGIONS.len() - 1)) % REGIONS.len())
-        }
-
-        fn fault(&mut self) -> Fault {
-            let (from, to) = self.pair();
-            match self.below(7) {
-                0 => Fault::Cut(from, to),
-                1 => Fault::CutOneWay(from, to),
-                2 => Fault::Isolate(from),
-                3 => Fault::Slow(from, to, Duration::from_millis(50 + self.below(400) as u64)),
-                4 => Fault::PauseNode(from),
-                5 => Fault::KillNode(from),
-                _ => Fault::PauseRegistry(from),
-            }
+    fn fault(draw: &mut Draw) -> Fault {
+        let (from, to) = pair(draw);
+        match draw.below(7) {
+            0 => Fault::Cut(from, to),
+            1 => Fault::CutOneWay(from, to),
+            2 => Fault::Isolate(from),
+            3 => Fault::Slow(from, to, Duration::from_millis(50 + draw.below(400) as u64)),
+            4 => Fault::PauseNode(from),
+            5 => Fault::KillNode(from),
+            _ => Fault::PauseRegistry(from),
         }
     }
 
@@ -95,19 +82,13 @@ mod long {
     /// `MERIDIAN_SEED` draws the same faults again.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_lookup_fails_under_random_faults() {
-        let given =
-            std::env::var("MERIDIAN_SEED").ok().map(|seed| seed.parse().expect("MERIDIAN_SEED is a number"));
-        let clock =
-            || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos().into();
-        let seed: u64 = given.unwrap_or_else(clock);
-        println!("MERIDIAN_SEED={seed}");
-        let mut draw = Draw(seed);
+        let mut draw = Draw::of_environment();
         let mut world = World::start().await;
         let _fleet = Fleet::start(&world).await;
         let loads = Loads::all(&world);
         for step in 0..STEPS {
-            let first = draw.fault();
-            let second = Some(draw.fault()).filter(|fault| draw.below(2) == 0 && fault.goes_with(first));
+            let first = fault(&mut draw);
+            let second = Some(fault(&mut draw)).filter(|fault| draw.below(2) == 0 && fault.goes_with(first));
             let span = Duration::from_millis(1_000 + draw.below(19_000) as u64);
             first.begin(&mut world);
             if let Some(fault) = second {

@@ -1,0 +1,300 @@
+//! Terraform and docker as the tests call them: state and keys in a folder of the run's own, names with a prefix of its own.
+
+use meridian_tests::binary;
+use meridian_tests::client::Client;
+use meridian_tests::patience::until;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The regions, by position.
+pub(crate) const REGIONS: [&str; 3] = ["ap-south-1", "eu-west-1", "us-east-1"];
+/// Gateways in each.
+pub(crate) const GATEWAYS: u16 = 2;
+/// Has an instance in each zone of each region.
+pub(crate) const ORDERS: &str = "orders-api";
+
+/// Below what systems give out by themselves (Linux: from 32768), so that no connection of somebody else holds one.
+const PORTS: std::ops::Range<u16> = 21_000..31_000;
+
+/// A copy of `terraform/local`. What docker made for it ends with it, also when a test panics.
+pub(crate) struct Place {
+    pub(crate) project: String,
+    variables: BTreeMap<&'static str, Value>,
+    directory: TempDir,
+    port: u16,
+}
+
+/// A copy of `terraform/` without what somebody else applied there: state and modules of a run stand where it is run.
+fn copy_terraform(to: &Path) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../terraform");
+    let _ = run(Command::new("cp").arg("-R").arg(from).arg(to));
+    for left in ["*.tfstate*", ".terraform", ".run"] {
+        let arguments = ["-name", left, "-prune", "-exec", "rm", "-rf", "{}", "+"];
+        let _ = run(Command::new("find").arg(to.join("terraform")).args(arguments));
+    }
+}
+
+/// An image of `terraform/images/build`, with the tag that `MERIDIAN_IMAGES` names.
+fn image(name: &str) -> String {
+    format!("{name}:{}", std::env::var("MERIDIAN_IMAGES").unwrap_or_else(|_| "dev".to_owned()))
+}
+
+/// Both streams, for messages.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    run(Command::new("docker").args(arguments))
+}
+
+/// So many ports in a row that nobody listens on now.
+fn ports(count: u16) -> u16 {
+    let span = PORTS.end - PORTS.start - count;
+    let offset = u16::try_from(std::process::id() * 97 % u32::from(span)).unwrap();
+    let mut starts = (0..span).step_by(16).map(|step| PORTS.start + (offset + step) % span);
+    let free = |start: u16| (start..start + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    starts.find(|start| free(*start)).expect("no free ports")
+}
+
+impl Place {
+    /// Nothing is there yet.
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let project = format!("mt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = tempfile::tempdir().unwrap();
+        let port = ports(3 * GATEWAYS);
+        copy_terraform(directory.path());
+        let mut place = Self { project, variables: BTreeMap::new(), directory, port };
+        place.variables.insert("project", json!(place.project));
+        place.variables.insert("image", json!(image("meridian")));
+        place.variables.insert("etcd_image", json!(image("meridian-etcd")));
+        place.variables.insert("directory", json!(place.directory.path().join("run")));
+        place.set_workloads([1; 3]);
+        place
+    }
+
+    /// Sets a variable for the next apply.
+    pub(crate) fn set(&mut self, variable: &'static str, value: Value) {
+        self.variables.insert(variable, value);
+    }
+
+    /// All regions with so many instances in each zone; the first has three members of etcd, the others one.
+    pub(crate) fn set_workloads(&mut self, instances: [u16; 3]) {
+        let region = |at: u16| {
+            json!({ "port": self.port + at * GATEWAYS, "gateways": GATEWAYS, "etcd_members": if at == 0 { 3 } else { 1 },
+                "workloads": { ORDERS: instances[usize::from(at)] } })
+        };
+        let regions = REGIONS.iter().zip(0..).map(|(name, at)| ((*name).to_owned(), region(at)));
+        let regions = Value::Object(regions.collect());
+        self.set("regions", regions);
+    }
+
+    /// Only two regions, with one process of each kind and no workloads.
+    pub(crate) fn set_small(&mut self) {
+        let region =
+            |at: u16| json!({ "port": self.port + at, "gateways": 1, "etcd_members": 1, "workloads": {} });
+        let small = json!({ REGIONS[0]: region(0), REGIONS[1]: region(1) });
+        self.set("regions", small);
+    }
+
+    /// A command of terraform in a module.
+    pub(crate) fn terraform(&self, module: &str, command: &str, arguments: &[&str]) -> Command {
+        let mut terraform = Command::new("terraform");
+        let folder = self.directory.path().join("terraform").join(module);
+        terraform.arg(format!("-chdir={}", folder.display())).arg(command).args(arguments);
+        terraform
+            .env("TF_IN_AUTOMATION", "1")
+            .env("CHECKPOINT_DISABLE", "1")
+            .stdin(std::process::Stdio::null());
+        terraform
+    }
+
+    /// `terraform plan|apply|destroy` of the regions.
+    pub(crate) fn regions(&self, command: &str, arguments: &[&str]) -> Output {
+        let variables: Vec<String> =
+            self.variables.iter().map(|(name, value)| variable(name, value)).collect();
+        let arguments = ["-no-color", "-input=false"].iter().copied().chain(arguments.iter().copied());
+        let arguments: Vec<&str> = arguments.chain(variables.iter().map(String::as_str)).collect();
+        self.terraform("local", command, &arguments).output().unwrap()
+    }
+
+    /// Makes the regions as the variables say, and waits until they know each other.
+    #[track_caller]
+    pub(crate) fn apply(&self) {
+        let _ = run(&mut self.terraform("local", "init", &["-input=false"]));
+        let output = self.regions("apply", &["-auto-approve"]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
+    /// Whether the regions are as the variables say.
+    #[track_caller]
+    pub(crate) fn is_as_said(&self) -> bool {
+        let output = self.regions("plan", &["-detailed-exitcode"]);
+        assert!(matches!(output.status.code(), Some(0 | 2)), "{}", said(&output));
+        output.status.code() == Some(0)
+    }
+
+    #[track_caller]
+    pub(crate) fn destroy(&self) {
+        let output = self.regions("destroy", &["-auto-approve"]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+
+    /// Everything of this copy that docker has, by kind and name, with its id.
+    pub(crate) fn objects(&self) -> BTreeMap<String, String> {
+        let filter = format!("label=meridian.project={}", self.project);
+        let mut found = BTreeMap::new();
+        for (kind, list, format) in [
+            ("container", &["ps", "--all"][..], "{{.Names}} {{.ID}}"),
+            ("network", &["network", "ls"], "{{.Name}} {{.ID}}"),
+            ("volume", &["volume", "ls"], "{{.Name}} {{.Name}}"),
+        ] {
+            let listed = docker(&[list, &["--filter", &filter, "--format", format]].concat());
+            found.extend(listed.lines().filter_map(|line| {
+                let (name, id) = line.split_once(' ')?;
+                Some((
+                    format!("{kind} {}", name.strip_prefix(&self.project)?.trim_start_matches('-')),
+                    id.to_owned(),
+                ))
+            }));
+        }
+        found
+    }
+
+    /// Names of a region's containers of one role.
+    pub(crate) fn containers(&self, region: &str, role: &str) -> Vec<String> {
+        let filters = [("project", self.project.as_str()), ("region", region), ("role", role)]
+            .map(|(k, v)| format!("label=meridian.{k}={v}"));
+        let mut arguments = vec!["ps", "--all", "--format", "{{.Names}}"];
+        arguments.extend(filters.iter().flat_map(|filter| ["--filter", filter]));
+        docker(&arguments).lines().map(str::to_owned).collect()
+    }
+
+    /// `terraform/faults/fault begin|end` of a region.
+    #[track_caller]
+    pub(crate) fn fault(&self, verb: &str, fault: &str, region: &str) {
+        let mut script = Command::new(self.directory.path().join("terraform/faults/fault"));
+        script.args([verb, fault, "--region", region, "--project", &self.project]);
+        script.args(["--image", &image("meridian-faults"), "--token-file"]);
+        let _ = run(script.arg(self.operator()));
+    }
+
+    /// File with a token of role operator.
+    pub(crate) fn operator(&self) -> PathBuf {
+        self.directory.path().join("run").join(&self.project).join("tokens/operator")
+    }
+
+    /// A folder of the run.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where a region's gateways are.
+    pub(crate) fn gateways(&self, at: usize) -> Vec<SocketAddr> {
+        let first = self.port + u16::try_from(at).unwrap() * GATEWAYS;
+        (first..first + GATEWAYS).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+    }
+
+    /// A client of a region's first gateway, as operator.
+    pub(crate) fn client(&self, at: usize) -> Client {
+        let token = std::fs::read_to_string(self.operator()).unwrap();
+        Client::new(self.gateways(at)[0]).bearing(token.trim())
+    }
+
+    /// Whether some region's gateway shows another as unreachable.
+    pub(crate) async fn somebody_misses_a_region(&self) -> bool {
+        for at in 0..REGIONS.len() {
+            let answer = self.client(at).get("/v1/regions").await.expect(200);
+            if answer["items"].as_array().unwrap().iter().any(|region| region["reachable"] == false) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits until every gateway shows every region as fresh, reachable, with all of its traffic and this many instances.
+    pub(crate) async fn settled(&self, healthy: u64, within: Duration) -> Duration {
+        let gateways: Vec<Client> =
+            (0..REGIONS.len()).flat_map(|at| self.gateways(at)).map(Client::new).collect();
+        until("all regions know each other", within, async || {
+            for gateway in &gateways {
+                let Ok(answer) = gateway.try_get("/v1/regions").await else { return false };
+                let Some(items) = answer["items"].as_array().cloned() else { return false };
+                let well = |region: &Value| {
+                    region["freshness"] == "fresh"
+                        && region["reachable"] == true
+                        // What lookups go by comes later than what is heard; a region does not damp itself.
+                        && (region["shownFreshness"].is_null() || region["shownFreshness"] == "fresh")
+                        && region["shownReachable"] != false
+                        && region["ramp"] == 1_000
+                        && region["draining"].is_null()
+                };
+                let sum: u64 = items.iter().filter_map(|region| region["healthy"].as_u64()).sum();
+                if items.len() != REGIONS.len() || !items.iter().all(well) || sum != healthy {
+                    return false;
+                }
+            }
+            true
+        })
+        .await
+    }
+}
+
+/// `-var` with a value that may be any.
+pub(crate) fn variable(name: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("-var={name}={text}"),
+        other => format!("-var={name}={other}"),
+    }
+}
+
+/// The binary under test, for modules that call it.
+pub(crate) fn meridian() -> Value {
+    json!(binary::meridian().canonicalize().unwrap())
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for region in REGIONS {
+                for container in
+                    ["gateway", "node", "etcd"].iter().flat_map(|role| self.containers(region, role))
+                {
+                    let output = Command::new("docker").args(["logs", "--tail", "15", &container]).output();
+                    eprintln!(
+                        "the end of the log of {container}:\n{}",
+                        output.as_ref().map(said).unwrap_or_default()
+                    );
+                }
+            }
+        }
+        // Whatever terraform knows of it; a panic here would hide another.
+        for kind in ["container", "network", "volume"] {
+            let found = self.objects();
+            for name in found.keys().filter_map(|object| object.strip_prefix(kind)) {
+                let name = format!("{}-{}", self.project, name.trim_start());
+                let remove = if kind == "container" {
+                    vec![kind, "rm", "--force", "--volumes"]
+                } else {
+                    vec![kind, "rm"]
+                };
+                let _ = Command::new("docker").args(remove).arg(name).output();
+            }
+        }
+    }
+}
