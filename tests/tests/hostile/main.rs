@@ -20,6 +20,7 @@ mod corpus;
 mod forms;
 mod gate;
 mod guest;
+mod mutants;
 mod regions;
 mod stream;
 
