@@ -71,9 +71,11 @@ fn by_rank(snapshot: &Snapshot) -> Vec<(usize, &Remote)> {
 /// The tier of another region, which serves when nothing is left before it.
 fn other_region(snapshot: &Snapshot, number: u32, at: usize, remote: &Remote) -> Option<ReadyTier> {
     let first = snapshot.first_position(at)?;
-    let takers =
-        remote.takers(None).filter_map(|(at, weight)| Some((u32::try_from(first + at).ok()?, weight)));
-    ReadyTier::new(number, remote.region.as_str().into(), takers)
+    let takers = remote
+        .takers(None)
+        .filter_map(|(at, weight)| Some((u32::try_from(first + at).ok()?, u128::from(weight))));
+    // What another region says of its weights is not bounded; their sum is.
+    ReadyTier::new(number, remote.region.as_str().into(), share::narrow(takers.collect()).into_iter())
 }
 
 /// The share of the zone's traffic that stays in it, in parts of [`SCALE`].

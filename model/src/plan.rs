@@ -140,7 +140,8 @@ impl ReadyTier {
     /// The sum of the weights; greater than zero.
     #[must_use]
     pub fn total_weight(&self) -> u64 {
-        self.weights.iter().sum()
+        // A sum beyond is only a share that is shown too small; it must not end the lookup.
+        self.weights.iter().fold(0, |sum, weight| sum.saturating_add(*weight))
     }
 }
 

@@ -83,6 +83,14 @@ pub(crate) const BACKOFF_FORGOTTEN: Duration = Duration::from_secs(120);
 /// policies like itself.
 pub(crate) const SLOW_PREPARATION: Duration = Duration::from_millis(5);
 
+/// How far the preparers of uploaded policies stand back behind lookups, of policies that prepare quickly and of others: one
+/// that burns all its fuel each time it is prepared must not take the processor from lookups. Limits nothing on an idle
+/// machine.
+#[cfg(target_os = "linux")]
+pub(crate) const QUICK_NICENESS: i32 = 10;
+#[cfg(target_os = "linux")]
+pub(crate) const SLOW_NICENESS: i32 = 19;
+
 /// Deliveries that may lie at a worker which makes no lookups. Beyond, they are dropped and made again when it wakes.
 pub(crate) const MAX_UNDELIVERED: usize = 64;
 

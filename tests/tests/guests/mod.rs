@@ -46,7 +46,8 @@ interface clock { now: func() -> u64; }
 world importing { import clock; export meridian:policy/routing@1.0.0; }
 world nothing {}";
 
-fn component(text: &str, world: &str) -> Vec<u8> {
+/// A core module as a component of `world`: one of the contract's package, or of [`HOSTILE`].
+pub(crate) fn component(text: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
     let contract = include_str!("../../../sdk-wasm/wit/routing-policy.wit");

@@ -1,0 +1,312 @@
+//! A summary with one field blank, absent, twice, too large or of another type: it is refused by a word that says where,
+//! or read as something that no lookup can be hurt by.
+//!
+//! Protocol buffers have no null: an absent field is one. The mutants come from a complete record by walking its bytes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "unwrap in tests is the assertion itself, in their helpers too"
+)]
+
+use meridian_federation::record::{decode_summary, encode_summary};
+use meridian_model::binding::{Bound, Effective, Limits};
+use meridian_model::locality;
+use meridian_model::names::{PolicyVersion, ServiceKey};
+use meridian_model::plan::{self, Choice, Destination, Plan, ReadyPlan, ReadyPlans, Tier};
+use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
+use meridian_model::snapshot::{Snapshot, Withheld};
+use meridian_model::summary::{RemoteEndpoint, Subset, Summary};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A message's fields: number and value.
+type Message = Vec<(u64, Value)>;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Number(u64),
+    Bytes(Vec<u8>),
+    Message(Message),
+    /// Eight bytes: no field of a record is.
+    Fixed(u64),
+}
+
+/// What a field is called in refusals, and the fields of the message that it holds.
+struct Field {
+    number: u64,
+    names: &'static [&'static str],
+    within: &'static [Field],
+}
+
+const fn field(number: u64, names: &'static [&'static str], within: &'static [Field]) -> Field {
+    Field { number, names, within }
+}
+
+/// Of `WireSummary` in `record.rs`.
+const SUMMARY: &[Field] = &[
+    field(
+        1,
+        // Of a blank message it is the first blank field that is told.
+        &["subset", "zone"],
+        &[
+            field(1, &["zone"], &[]),
+            field(2, &["version"], &[]),
+            field(3, &["group"], &[]),
+            field(4, &["healthy"], &[]),
+            field(5, &["total", "healthy"], &[]),
+            field(6, &["weight"], &[]),
+        ],
+    ),
+    field(
+        2,
+        &["endpoint", "weight"],
+        &[
+            field(1, &["id", "order of endpoints"], &[]),
+            field(2, &["host"], &[]),
+            field(3, &["port"], &[]),
+            field(4, &["weight"], &[]),
+            field(5, &["subset"], &[]),
+            field(6, &["degraded"], &[]),
+            field(7, &["tag"], &[]),
+            field(8, &["metadata"], &[field(1, &["key"], &[]), field(2, &["value"], &[])]),
+        ],
+    ),
+    field(3, &["sampled"], &[]),
+    field(4, &["headroom"], &[]),
+];
+
+fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+fn take_number(bytes: &mut &[u8]) -> u64 {
+    let mut number = 0;
+    for shift in (0..).step_by(7) {
+        let byte = bytes[0];
+        *bytes = &bytes[1..];
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    number
+}
+
+fn read(mut bytes: &[u8], fields: &[Field]) -> Message {
+    let mut message = Vec::new();
+    while !bytes.is_empty() {
+        let key = take_number(&mut bytes);
+        let known = fields.iter().find(|field| field.number == key >> 3).expect("the table lacks a field");
+        let value = match key & 7 {
+            0 => Value::Number(take_number(&mut bytes)),
+            2 => {
+                let length = take_number(&mut bytes) as usize;
+                let (within, rest) = bytes.split_at(length);
+                bytes = rest;
+                match known.within {
+                    [] => Value::Bytes(within.to_vec()),
+                    fields => Value::Message(read(within, fields)),
+                }
+            }
+            other => panic!("no record has wire type {other}"),
+        };
+        message.push((known.number, value));
+    }
+    message
+}
+
+fn write(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (number, value) in message {
+        let mut whole = |contents: &[u8]| {
+            put_number(&mut bytes, number << 3 | 2);
+            put_number(&mut bytes, contents.len() as u64);
+            bytes.extend(contents);
+        };
+        match value {
+            Value::Bytes(contents) => whole(contents),
+            Value::Message(within) => whole(&write(within)),
+            Value::Number(value) => {
+                put_number(&mut bytes, number << 3);
+                put_number(&mut bytes, *value);
+            }
+            Value::Fixed(value) => {
+                put_number(&mut bytes, number << 3 | 1);
+                bytes.extend(value.to_le_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+/// Other values than the one that stands there.
+fn changes(value: &Value) -> Vec<(&'static str, Vec<Value>)> {
+    let blank = match value {
+        Value::Number(_) | Value::Fixed(_) => Value::Number(0),
+        Value::Bytes(_) | Value::Message(_) => Value::Bytes(Vec::new()),
+    };
+    vec![
+        ("absent", vec![]),
+        ("blank", vec![blank]),
+        ("twice", vec![value.clone(), value.clone()]),
+        ("a text", vec![Value::Bytes(b"mutant".to_vec())]),
+        ("no text", vec![Value::Bytes(vec![0xff, 0xfe])]),
+        ("a long text", vec![Value::Bytes(vec![b'x'; 20_000])]),
+        ("a number", vec![Value::Number(7)]),
+        ("the greatest number", vec![Value::Number(u64::MAX)]),
+        ("the greatest of half as many bits", vec![Value::Number(u64::from(u32::MAX))]),
+        ("of fixed length", vec![Value::Fixed(1)]),
+    ]
+}
+
+/// Every mutant with the names of the changed field and of those around it.
+fn mutants(message: &Message, fields: &'static [Field]) -> Vec<(Vec<&'static str>, &'static str, Message)> {
+    let mut all = Vec::new();
+    for (at, (number, value)) in message.iter().enumerate() {
+        let known = fields.iter().find(|field| field.number == *number).unwrap();
+        let mut add = |names: Vec<&'static str>, change, values: Vec<Value>| {
+            let mut mutant = message.clone();
+            mutant.splice(at..=at, values.into_iter().map(|value| (*number, value)));
+            all.push((names, change, mutant));
+        };
+        for (change, values) in changes(value) {
+            add(known.names.to_vec(), change, values);
+        }
+        if let Value::Message(within) = value {
+            for (names, change, mutant) in mutants(within, known.within) {
+                add(names, change, vec![Value::Message(mutant)]);
+            }
+        }
+    }
+    all
+}
+
+fn complete() -> Summary {
+    let subset = |zone: &str, healthy| Subset {
+        zone: zone.parse().unwrap(),
+        version: "1.4.2".into(),
+        group: "stable".into(),
+        healthy,
+        total: 4,
+        weight: 300,
+    };
+    let endpoint = |id: &str, subset| RemoteEndpoint {
+        id: id.into(),
+        host: format!("10.0.0.{}", subset + 1).into(),
+        port: 8080,
+        weight: 100,
+        subset,
+        degraded: true,
+        tags: vec!["v2".into()].into(),
+        metadata: BTreeMap::from([("team".into(), "inventory".into())]).into(),
+    };
+    Summary {
+        subsets: vec![subset("eu-west-1a", 3), subset("eu-west-1b", 2)],
+        endpoints: vec![endpoint("a", 0), endpoint("b", 1)],
+        sampled: true,
+        headroom: Some(2_000),
+    }
+}
+
+fn bound() -> Bound {
+    Bound { policy: "mine".parse().unwrap(), version: PolicyVersion::of(b""), config: "".into() }
+}
+
+/// A service of this region without instances: all of its traffic goes to where the summary says.
+fn snapshot(summary: Summary, max_remote_share: f64) -> Snapshot {
+    let limits = Limits { max_remote_share, ..Limits::default() };
+    let standing = Standing {
+        freshness: Freshness::Fresh,
+        reachable: true,
+        draining: false,
+        ramp: FULL_RAMP,
+        round_trip_ms: 20,
+    };
+    Snapshot {
+        key: ServiceKey::new("default".parse().unwrap(), "orders-api".parse().unwrap()),
+        region: "ap-south-1".parse().unwrap(),
+        slot: 0,
+        serial: 1,
+        index: 1,
+        endpoints: Vec::new(),
+        binding: Arc::new(Effective { limits, ..Effective::only(bound()) }),
+        draining_zones: Vec::new(),
+        ramp: FULL_RAMP,
+        remotes: vec![Remote {
+            region: "eu-west-1".parse().unwrap(),
+            standing,
+            summary: Arc::new(summary),
+            ingress: Arc::new([]),
+        }],
+        withheld: Withheld::default(),
+    }
+}
+
+/// Draws from every tier: each position that comes must be a place.
+fn draw(ready: &ReadyPlans, snapshot: &Snapshot) {
+    for plan in &ready.plans {
+        let ReadyPlan::Tiers(tiers) = plan else { continue };
+        for tier in tiers {
+            assert!(tier.total_weight() > 0);
+            assert!(tier.endpoints.iter().all(|at| snapshot.place(*at).is_some()));
+        }
+    }
+}
+
+/// What a lookup does with it: the native fallback, and a policy that names all there is.
+fn look_up(summary: Summary) {
+    for max_remote_share in [1.0, 0.3, 0.0] {
+        let snapshot = snapshot(summary.clone(), max_remote_share);
+        draw(&locality::fallback(&snapshot, None), &snapshot);
+        let to = |subset| Choice { destination: Destination::Remote { remote: 0, subset }, weight: u32::MAX };
+        let subsets = (0..u32::try_from(snapshot.remotes[0].summary.subsets.len()).unwrap()).map(Some);
+        let choices = std::iter::once(None).chain(subsets).map(to).collect();
+        let plan = Plan { share: 10_000, tiers: vec![Tier { choices, reason: String::new() }] };
+        draw(&plan::expand(&[plan], &snapshot).unwrap(), &snapshot);
+    }
+}
+
+#[test]
+fn no_mutant_of_a_summary_hurts_a_lookup_and_refusals_name_the_field() {
+    let bytes = encode_summary(&complete(), 64 * 1024);
+    assert_eq!(decode_summary(&bytes), Ok(complete()));
+    let message = read(&bytes, SUMMARY);
+    assert_eq!(write(&message), bytes);
+    let (mut taken, mut wrong, mut refused) = (0, Vec::new(), 0);
+    for (names, change, mutant) in mutants(&message, SUMMARY) {
+        match decode_summary(&write(&mutant)) {
+            Ok(summary) => {
+                taken += 1;
+                look_up(summary);
+            }
+            Err(bad) => {
+                refused += 1;
+                let said = bad.to_string();
+                if !names.iter().any(|name| said.contains(name)) {
+                    wrong.push(format!("{names:?} {change}: {said}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(taken > 50 && refused > 100, "{taken} taken, {refused} refused");
+}
+
+/// Sums of what other regions say must not pass what a lookup can add up.
+#[test]
+fn the_greatest_numbers_everywhere_hurt_no_lookup() {
+    let mut summary = complete();
+    for subset in &mut summary.subsets {
+        (subset.healthy, subset.total, subset.weight) = (u32::MAX, u32::MAX, u64::MAX);
+    }
+    summary.headroom = Some(u64::MAX);
+    for endpoint in &mut summary.endpoints {
+        endpoint.weight = 1;
+    }
+    look_up(decode_summary(&encode_summary(&summary, 64 * 1024)).unwrap());
+}
