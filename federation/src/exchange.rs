@@ -446,6 +446,12 @@ impl Exchange {
         self.told.get(region).map(|_| self.stand(now.max(self.now), region))
     }
 
+    /// Whether the age of what is held was proven of an earlier life only.
+    #[cfg(test)]
+    pub(crate) fn doubts(&self, region: &RegionName) -> bool {
+        self.unproven.contains(region)
+    }
+
     /// Counts for metrics.
     #[must_use]
     pub fn counters(&self) -> Counters {
