@@ -110,3 +110,61 @@ fn a_rival_life_is_not_held_off_for_ever() {
     assert!((1..=seconds).all(|second| relay(second, greater) == LIFE.random));
     assert_eq!(relay(seconds + 1, greater), greater);
 }
+
+/// Only the last of a line remembers what a wiped registry held. Nobody on the way may keep that to themselves because
+/// they have taken the empty life, or because they have no link to its region.
+#[test]
+fn a_wiped_region_hears_through_others_what_it_was() {
+    let lines: [&[(&str, PeerRole)]; 3] = [
+        &[("a", Node), ("b", Node), ("c", Node)],
+        &[("a", Node), ("b", Node), ("b", Leaf)],
+        &[("a", Node), ("b", Node), ("c", Node), ("c", Leaf)],
+    ];
+    for (members, random) in lines.iter().flat_map(|l| [(*l, LIFE.random + 2), (*l, LIFE.random - 2)]) {
+        let (mut line, last) = (Line::new(members), members.len() - 1);
+        line.own(0, 50, OwnChange::All((0..3).map(|n| record(n, 1, 10)).collect()));
+        line.pass(2_000);
+        line.members[last].handle_link_down(Monotonic(line.now), LinkId(last as u64));
+        line.sent.clear();
+        let connect = |line: &mut Line, link: usize| {
+            for (at, other) in [(link - 1, link), (link, link - 1)] {
+                let (name, role) = members[other];
+                line.members[at].handle_link_up(Monotonic(line.now), LinkId(link as u64), peer(name, role));
+            }
+            line.settle();
+        };
+        let say = |line: &mut Line, life, index, change| {
+            let now = line.now;
+            let own = Own { incarnation: life, ..own(index, now, change) };
+            line.members[0].handle_own(Monotonic(now), own);
+            line.settle();
+        };
+        let held = |line: &Line, at: usize| {
+            let view = line.members[at].origin(&region("a")).unwrap();
+            (view.head.head.version.incarnation, view.state.len())
+        };
+        // The others begin anew, and know the empty registry before they meet the last.
+        (0..last).for_each(|at| line.members[at] = exchange(members[at].0, Node));
+        (1..last).for_each(|link| connect(&mut line, link));
+        let wiped = Incarnation { random, ..LIFE };
+        say(&mut line, wiped, 1, OwnChange::All(Vec::new()));
+        line.pass(1_000);
+        assert_eq!(held(&line, last - 1), (wiped, 0));
+        connect(&mut line, last);
+        for index in 2..7 {
+            line.pass(1_000);
+            say(&mut line, wiped, index, OwnChange::Some(Vec::new()));
+        }
+        assert_eq!(held(&line, last), (LIFE, 3), "{members:?} {random}");
+        assert_eq!(line.raises, [LIFE.max(wiped)], "{members:?} {random}");
+        assert_eq!(line.closed, []);
+        let raised = Incarnation { counter: LIFE.counter + 1, random: 0 };
+        say(&mut line, raised, 8, OwnChange::All(vec![record(1, 2, 10)]));
+        line.pass(2_000);
+        assert!((1..=last).all(|at| held(&line, at) == (raised, 1)), "{members:?} {random}");
+        // Then nobody has any more to say of it.
+        line.sent.clear();
+        line.pass(3_000);
+        assert!(line.sent.iter().all(|m| matches!(m, Message::Ping(_) | Message::Beat(_))), "{members:?}");
+    }
+}
