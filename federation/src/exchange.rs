@@ -275,7 +275,7 @@ impl Exchange {
                 _ => left_out += 1,
             }
         }
-        for Saved { head, state, age } in image.origins {
+        for Saved { head, state, age, doubted } in image.origins {
             let origin = head.head.origin.clone();
             let good = origin != self.region
                 && self.held.len() < limits::ORIGINS - 1
@@ -291,6 +291,10 @@ impl Exchange {
             let age = age.and_then(|age| u64::try_from(age.as_millis()).ok());
             if let Some(age) = age.or(planted!(ImageFresh).then_some(0)) {
                 self.proofs.insert(origin.clone(), Proof::new(now, age));
+                // A restart proves nothing of this life.
+                if doubted {
+                    self.unproven.insert(origin.clone());
+                }
             }
             let keys = state.iter().map(|(key, _)| key.clone()).collect();
             self.held.insert(origin.clone(), Holding::new(head, state));
@@ -310,6 +314,7 @@ impl Exchange {
             head: holding.head.clone(),
             state: Arc::clone(&holding.state),
             age: self.proofs.get(origin).map(|proof| Duration::from_millis(proof.age_ms(now.max(self.now)))),
+            doubted: self.unproven.contains(origin),
         });
         let own = self.own.as_ref().and_then(|own| own.latest().cloned());
         Image { own, origins: origins.collect() }
@@ -439,6 +444,12 @@ impl Exchange {
     #[must_use]
     pub fn standing(&self, now: Monotonic, region: &RegionName) -> Option<Standing> {
         self.told.get(region).map(|_| self.stand(now.max(self.now), region))
+    }
+
+    /// Whether the age of what is held was proven of an earlier life only.
+    #[cfg(test)]
+    pub(crate) fn doubts(&self, region: &RegionName) -> bool {
+        self.unproven.contains(region)
     }
 
     /// Counts for metrics.

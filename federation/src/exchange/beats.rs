@@ -95,6 +95,7 @@ impl Exchange {
             self.credit(id, origin);
             let before: Option<Place> = before.get(origin).map(|shown| shown.version.place());
             self.chase(now, id, origin, before);
+            self.show_rival(id, origin);
             self.judge(now, origin);
         }
         // What the beat before spoke of and this one does not, may not be reachable any more.

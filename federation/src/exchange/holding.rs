@@ -48,6 +48,12 @@ impl Holding {
         now.since(since) >= limits::RIVAL_PATIENCE
     }
 
+    /// Whether a state of that place is one that its origin should hear of, if this is held of it: a later one, or one of
+    /// a rival life, which may be the later one whatever its place.
+    pub(super) fn is_outdone(held: Option<&Self>, place: Place) -> bool {
+        held.is_none_or(|held| place > held.place() || place.incarnation.rivals(&held.place().incarnation))
+    }
+
     /// Another state takes the place of the one held; gives the keys that differ.
     pub(super) fn replace(&mut self, head: SignedHead, state: Arc<State>, limits: &Limits) -> Vec<RecordKey> {
         let keys = self.state.diff(&state);

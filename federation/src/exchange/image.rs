@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Stands at the beginning; the last byte is the layout's version.
-const MAGIC: &[u8; 8] = b"meridfe\x01";
+const MAGIC: &[u8; 8] = b"meridfe\x02";
 
 /// What is kept on disk of all origins.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Saved {
     pub(super) state: Arc<State>,
     /// When the image was made.
     pub(super) age: Option<Duration>,
+    /// Whether that was proven of an earlier life than this state's.
+    pub(super) doubted: bool,
 }
 
 /// Why bytes are not an image.
@@ -60,6 +62,7 @@ impl Image {
             put_head(&mut out, &saved.head);
             // The greatest number stands for an unknown age.
             out.put_u64(saved.age.and_then(|age| u64::try_from(age.as_millis()).ok()).unwrap_or(u64::MAX));
+            out.put_u8(saved.doubted.into());
             put_len(&mut out, saved.state.len());
             for (key, bytes) in saved.state.iter() {
                 match key {
@@ -93,6 +96,7 @@ impl Image {
         for _ in 0..count {
             let head = get_head(&mut input)?;
             let age = Some(input.try_get_u64().map_err(|_| SHORT)?).filter(|age| *age < u64::MAX);
+            let doubted = input.try_get_u8().map_err(|_| SHORT)? != 0;
             let count = get_len(&mut input, limits::RECORDS)?;
             let mut records = Vec::with_capacity(count.min(input.len()));
             for _ in 0..count {
@@ -107,7 +111,7 @@ impl Image {
                 records.push(Record { key, bytes });
             }
             let state = Arc::new(State::from_records(records));
-            origins.push(Saved { head, state, age: age.map(Duration::from_millis) });
+            origins.push(Saved { head, state, age: age.map(Duration::from_millis), doubted });
         }
         match input.is_empty() {
             true => Ok(Self { own, origins }),

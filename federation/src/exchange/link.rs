@@ -31,7 +31,7 @@ pub(super) struct Link {
     pub(super) wanted: BTreeMap<RegionName, Monotonic>,
     /// Whether the peer is a leaf that was asked for what it remembers.
     pub(super) lends: bool,
-    /// What it said it remembers that was later than what is held here; at most [`limits::ORIGINS`].
+    /// What it said it remembers that was later than what is held here, or of a rival life; at most [`limits::ORIGINS`].
     pub(super) remembers: BTreeMap<RegionName, Place>,
     /// Heads of others that failed the check since the last digest.
     pub(super) refusals: u32,

@@ -7,7 +7,7 @@
 use super::Broken;
 use super::gateway::Named;
 use super::oracle::{SEEN_BY_LEAF_WITHIN, ensure, is_served};
-use super::process::Process;
+use super::process::{Kept, Process};
 use super::registry::Records;
 use super::workloads::TTL;
 use super::world::World;
@@ -100,9 +100,14 @@ fn known<'a>(process: &'a Process, region: &RegionName, now: u64) -> Option<(&'a
     let standing = process.exchange.as_ref().and_then(|exchange| exchange.standing(clock, region));
     let age = standing.and_then(|standing| standing.age).and_then(|age| u64::try_from(age.as_millis()).ok());
     let kept = process.seen.kept.get(region);
-    let kept_age = kept.and_then(|(_, since)| u64::try_from(clock.0 as i64 - (*since)?).ok());
-    let told = process.seen.mirrors.get(region).map(|(_, records)| records);
-    let records = told.or(kept.map(|(records, _)| records))?;
+    let told = process.seen.mirrors.get(region);
+    // What is proven of a life takes the place of what was proven of the one before, even if it is less: whoever passed
+    // it on may trust its calendar less than this process does.
+    let superseded =
+        |kept: &Kept| age.is_some() && told.is_some_and(|(place, _)| Some(place.incarnation) != kept.life);
+    let kept_age = kept.filter(|kept| !superseded(kept));
+    let kept_age = kept_age.and_then(|kept| u64::try_from(clock.0 as i64 - kept.since?).ok());
+    let records = told.map(|(_, records)| records).or(kept.map(|kept| &kept.records))?;
     Some((records, age.into_iter().chain(kept_age).min()?))
 }
 

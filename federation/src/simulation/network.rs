@@ -43,7 +43,9 @@ impl Conn {
 
 impl World {
     pub(super) fn send(&mut self, at: usize, link: LinkId, message: Message) -> Result<(), Broken> {
-        oracle::sent(&self.processes[at], &message, self.now)?;
+        let process = &self.processes[at];
+        oracle::sent(process, &message, self.now)?;
+        oracle::vouched(process, &message, &mut self.regions[process.region].1, self.now);
         let number = link.0 as usize;
         let conn = &mut self.conns[number];
         let from = if conn.ends[0] == at { 0 } else { 1 };

@@ -81,6 +81,16 @@ pub(super) fn changed(
     Ok(place)
 }
 
+/// A node says how new its own region's state is, which is all that others can know of it.
+pub(super) fn vouched(process: &Process, message: &Message, registry: &mut Registry, now: u64) {
+    let Message::Beat(beat) = message else { return };
+    for claim in beat.claims.iter().filter(|claim| claim.origin == process.peer.region) {
+        let Some(age) = claim.age_ms else { continue };
+        let until = registry.vouched.entry((claim.version.place(), claim.version.root)).or_insert(i64::MIN);
+        *until = (*until).max(now as i64 - age as i64);
+    }
+}
+
 /// What a process sends: no head of its own region behind one that it was shown, unless it cannot publish a later one,
 /// and nothing over the limits.
 pub(super) fn sent(process: &Process, message: &Message, now: u64) -> Result<(), Broken> {
@@ -140,12 +150,15 @@ pub(super) fn honest(world: &mut World, at: usize) -> Result<(), Broken> {
             if process.seen.proofs.get(region) != Some(&(place, since)) {
                 let then = registry.before(since).place;
                 // Whoever takes what is later by its place has no reason to doubt that it came later, before the registry
-                // is raised. What it knew before that goes on to count, and is passed on within one life.
+                // is raised. What it knew before that goes on to count, and is passed on within one life. Later than
+                // what the region's nodes vouch for, that is: a registry that went back unseen may be past this place,
+                // and nobody hears of that while its records are those of an earlier one.
                 let taken = match place.incarnation == then.incarnation {
                     true => registry.taken.get(&place),
                     false => process.seen.taken.get(region),
                 };
-                let later = place >= then && taken.is_some_and(|taken| since <= *taken as i64);
+                let later = place >= then || registry.vouched_for_earlier(since, place);
+                let later = later && taken.is_some_and(|taken| since <= *taken as i64);
                 // One of several nodes may have skipped what another published before its own state came back. It
                 // vouches for what it published, which is earlier by its place, until peers show it the other.
                 let came_back = registry.held_since(since - SKIPPED_FOR, place, view.state.root())

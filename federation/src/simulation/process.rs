@@ -9,6 +9,7 @@ use crate::exchange::limits::Limits;
 use crate::exchange::message::RecordKey;
 use crate::exchange::{Exchange, Image, Peer, PeerRole, Role, Settings, Standing};
 use bytes::Bytes;
+use meridian_model::incarnation::Incarnation;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
@@ -65,8 +66,19 @@ pub(super) struct Process {
 pub(super) struct Written {
     pub(super) image: Bytes,
     pub(super) at: u64,
-    /// What must be in it, and how old that was; nothing that anybody could know where bits have rotted.
-    pub(super) kept: BTreeMap<RegionName, (Records, Option<u64>)>,
+    /// What must be in it, with times counted from when it was written; nothing that anybody could know where bits have
+    /// rotted.
+    pub(super) kept: BTreeMap<RegionName, Kept>,
+}
+
+/// What a disk has of a region.
+#[derive(Clone)]
+pub(super) struct Kept {
+    pub(super) records: Records,
+    /// The life that they are of; none where their age was proven of an earlier one.
+    pub(super) life: Option<Incarnation>,
+    /// Since when it is not known that they are the newest, in milliseconds.
+    pub(super) since: Option<i64>,
 }
 
 /// What was seen of a process since it started.
@@ -77,7 +89,7 @@ pub(super) struct Seen {
     /// When it took that.
     pub(super) taken: BTreeMap<RegionName, u64>,
     /// What it found on its disk, and since when by its clock that was not known to be the newest.
-    pub(super) kept: BTreeMap<RegionName, (Records, Option<i64>)>,
+    pub(super) kept: BTreeMap<RegionName, Kept>,
     /// The latest head of its own region that it was shown.
     pub(super) evidence: Option<Place>,
     /// Of each origin: what it holds, and since when it claims to know nothing newer, by the world's clock.
@@ -153,9 +165,11 @@ impl Process {
         {
             let (elapsed, clock) = (elapsed(now - at), self.clock(now));
             exchange.import(clock, image, elapsed.map(Duration::from_millis));
-            let since = |age: &Option<u64>| Some(clock.0 as i64 - ((*age)? + elapsed?) as i64);
-            let kept =
-                kept.iter().map(|(region, (records, age))| (region.clone(), (records.clone(), since(age))));
+            let start = elapsed.map(|elapsed| clock.0 as i64 - elapsed as i64);
+            let kept = kept.iter().map(|(region, kept)| {
+                let since = start.zip(kept.since).map(|(start, since)| start + since);
+                (region.clone(), Kept { since, ..kept.clone() })
+            });
             self.seen.kept = kept.collect();
         }
         self.exchange = Some(exchange);
@@ -168,9 +182,13 @@ impl Process {
     pub(super) fn save(&mut self, now: u64) {
         if let Some(exchange) = &self.exchange {
             let clock = self.clock(now);
-            let age = |region| exchange.standing(clock, region)?.age.map(|age| age.as_millis() as u64);
+            let age = |region| exchange.standing(clock, region)?.age.map(|age| age.as_millis() as i64);
             let mirrors = self.seen.mirrors.iter().filter(|_| self.peer.role == PeerRole::Leaf);
-            let kept = mirrors.map(|(region, (_, records))| (region.clone(), (records.clone(), age(region))));
+            let kept = mirrors.map(|(region, (place, records))| {
+                let (records, since) = (records.clone(), age(region).map(|age| -age));
+                let life = (!exchange.doubts(region)).then_some(place.incarnation);
+                (region.clone(), Kept { records, life, since })
+            });
             self.disk =
                 Some(Written { image: exchange.export(clock).encode(), at: now, kept: kept.collect() });
         }

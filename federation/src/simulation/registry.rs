@@ -33,6 +33,8 @@ pub(super) struct Registry {
     pub(super) computed: HashSet<(Place, Root)>,
     /// When each of its states was last taken by anybody.
     pub(super) taken: BTreeMap<Place, u64>,
+    /// States that its nodes said were its newest, and the latest moment at which that was so.
+    pub(super) vouched: BTreeMap<(Place, Root), i64>,
     /// What runs, whatever the registry says.
     pub(super) workloads: Workloads,
     /// The longest that its answers take, in milliseconds.
@@ -47,6 +49,7 @@ impl Registry {
             commits: Vec::new(),
             computed: HashSet::new(),
             taken: BTreeMap::new(),
+            vouched: BTreeMap::new(),
             workloads: Workloads::new(region, services),
             latency: dice.weighted(&[(80, 40), (20, SLOW)]),
         };
@@ -87,6 +90,15 @@ impl Registry {
             |at: Place| self.commits.iter().rev().find(|commit| commit.place == at).map(|commit| commit.root);
         let before = |commit: &&Commit| commit.place.incarnation == place.incarnation && commit.place < place;
         self.commits.iter().filter(before).any(|commit| Some(commit.root) == root(then))
+    }
+
+    /// Whether its nodes rightly said of a state before `place`, of the same life, that it was the newest at `since` or
+    /// later. What they publish stays at its place while the registry moves and its records do not, so the registry may
+    /// be past `place` then.
+    pub(super) fn vouched_for_earlier(&self, since: i64, place: Place) -> bool {
+        let earlier = |at: Place| at.incarnation == place.incarnation && at < place;
+        let mut said = self.vouched.iter().filter(|((at, _), until)| earlier(*at) && **until >= since);
+        said.any(|((at, root), _)| self.held_since(since, *at, *root))
     }
 
     fn commit(
