@@ -16,8 +16,7 @@ use meridian_model::names::{PolicyVersion, ServiceKey};
 use meridian_model::plan::{self, Choice, Destination, Plan, ReadyPlan, ReadyPlans, Tier};
 use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
 use meridian_model::snapshot::{Snapshot, Withheld};
-use meridian_model::summary::{RemoteEndpoint, Subset, Summary};
-use std::collections::BTreeMap;
+use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
 use std::sync::Arc;
 
 /// A message's fields: number and value.
@@ -68,12 +67,19 @@ const SUMMARY: &[Field] = &[
             field(4, &["weight"], &[]),
             field(5, &["subset"], &[]),
             field(6, &["degraded"], &[]),
-            field(7, &["tag"], &[]),
-            field(8, &["metadata"], &[field(1, &["key"], &[]), field(2, &["value"], &[])]),
+            field(9, &["labels"], &[]),
         ],
     ),
     field(3, &["sampled"], &[]),
     field(4, &["headroom"], &[]),
+    field(
+        5,
+        &["labels"],
+        &[
+            field(1, &["tag"], &[]),
+            field(2, &["metadata"], &[field(1, &["key", "metadata"], &[]), field(2, &["value"], &[])]),
+        ],
+    ),
 ];
 
 fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
@@ -202,8 +208,11 @@ fn complete() -> Summary {
         weight: 100,
         subset,
         degraded: true,
-        tags: vec!["v2".into()].into(),
-        metadata: BTreeMap::from([("team".into(), "inventory".into())]).into(),
+        labels: Labels {
+            tags: ["v2".into()].into(),
+            metadata: [("rack".into(), id.into()), ("team".into(), "inventory".into())].into(),
+        }
+        .into(),
     };
     Summary {
         subsets: vec![subset("eu-west-1a", 3), subset("eu-west-1b", 2)],

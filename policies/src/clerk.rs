@@ -482,11 +482,8 @@ impl Clerk {
     /// The version that serves a service, if it is one whose cells are shared.
     fn standard_version(&self, slot: u32) -> Option<PolicyVersion> {
         let binding = &self.services.get(&slot)?.latest.binding;
-        let version = binding.active.version;
-        if binding.disabled.is_some() {
-            return None;
-        }
-        self.library.get(&version).filter(|c| c.is_standard()).map(|c| c.version())
+        let active = self.library.get(&binding.active.version).filter(|_| binding.disabled.is_none());
+        active.filter(|c| c.is_standard()).map(|c| c.version())
     }
 
     fn deliver(&mut self, parcels: Vec<Parcel>, workers: &[usize], gone: &BTreeSet<u32>) {
@@ -674,13 +671,12 @@ impl Drop for Clerk {
 
 /// Where a binding's active version is prepared. A slow former version is prepared along with it, so it counts too.
 fn lane_of(library: &Library, binding: &Effective) -> LaneName {
-    let active = lane_of_version(library, &binding.active.version);
-    if active == LaneName::House && binding.activation.soaked && binding.disabled.is_none() {
+    let runs = binding.disabled.is_none();
+    let active = if runs { lane_of_version(library, &binding.active.version) } else { LaneName::House };
+    if active == LaneName::House && binding.activation.soaked && runs {
         return active;
     }
     let formers = binding.last_good.iter().map(|former| lane_of_version(library, &former.version));
-    // One that is disabled is not run: its place is that of what runs instead.
-    let active = if binding.disabled.is_some() { LaneName::House } else { active };
     formers.fold(active, LaneName::max)
 }
 

@@ -76,8 +76,7 @@ fn remote(words: &mut Words<'_>, n: usize) -> Remote {
         weight: 1 + words.number() % 10_000,
         subset: u32::try_from(words.below(3) % subsets.len()).unwrap(),
         degraded: false,
-        tags: Arc::new([]),
-        metadata: Arc::default(),
+        labels: Arc::default(),
     };
     let endpoints = (0..words.below(4)).map(|at| endpoint(at, words)).collect();
     let sampled = words.below(2) == 1;
@@ -177,7 +176,7 @@ pub fn binding(bytes: &[u8]) {
     assert_eq!(bound.active, self::bound());
     assert!(bound.last_good.len() <= binding.last_good.len() + 1);
     for way in [Return::Before, Return::Good] {
-        if let Ok(back) = binding.roll_back(way, now) {
+        if let Ok(back) = binding.roll_back(way, |_| true, now) {
             assert!(back.candidate.is_none());
         }
     }
