@@ -33,7 +33,7 @@ pub(crate) fn run(Command::Check { file }: &Command, global: &Global) -> Result<
         Ok(config) => output::say(summary(&file.display().to_string(), &config)),
         Err(error) if global.json => {
             output::json(&mistakes(&error));
-            return Err(Failure::Told);
+            return Err(Failure::Told(2));
         }
         Err(error) => return Err(Failure::Usage(error.to_string())),
     }

@@ -25,8 +25,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something on this machine failed.
     Failed(anyhow::Error),
-    /// As [`Failure::Usage`], and what is wrong has been printed.
-    Told,
+    /// What is wrong has been printed; the exit code.
+    Told(u8),
 }
 
 /// A problem (RFC 9457) as a gateway answered it.
@@ -111,7 +111,8 @@ impl Failure {
         match self {
             Self::Refused(refusal) => refusal.exit_code(),
             Self::Unreachable(_) => 3,
-            Self::Usage(_) | Self::Told => 2,
+            Self::Usage(_) => 2,
+            Self::Told(code) => *code,
             Self::Failed(_) => 1,
         }
     }
@@ -125,7 +126,7 @@ impl Failure {
             Self::Unreachable(_) => own("unreachable"),
             Self::Usage(_) => own("usage"),
             Self::Failed(_) => own("failed"),
-            Self::Told => Value::Null,
+            Self::Told(_) => Value::Null,
         }
     }
 }
@@ -153,7 +154,7 @@ impl fmt::Display for Failure {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unreachable(text) | Self::Usage(text) => f.write_str(text),
             Self::Failed(error) => write!(f, "{error:#}"),
-            Self::Told => Ok(()),
+            Self::Told(_) => Ok(()),
         }
     }
 }

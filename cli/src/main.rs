@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 
 fn report(failure: &Failure, json: bool) -> ExitCode {
     match failure {
-        Failure::Told => {}
+        Failure::Told(_) => {}
         told if json => output::json(&told.body()),
         told => output::remark(format_args!("meridian: {told}")),
     }

@@ -47,7 +47,7 @@ fn may_pass(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) => true,
         Failure::Refused(refusal) => matches!(refusal.status, 408 | 429 | 500..),
-        Failure::Usage(_) | Failure::Failed(_) | Failure::Told => false,
+        Failure::Usage(_) | Failure::Failed(_) | Failure::Told(_) => false,
     }
 }
 

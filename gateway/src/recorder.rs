@@ -54,8 +54,6 @@ struct Tape {
     full: Arc<Notify>,
     seen: u64,
     dropped: u64,
-    /// Of the next sample, how much has come together.
-    due: f64,
     bytes: usize,
     pictures: BTreeMap<u64, Arc<Snapshot>>,
     answered_by: Vec<Bound>,
@@ -89,12 +87,13 @@ impl Recorder {
         };
         // The service that is recorded may have become another one since.
         let Some(tape) = tape.as_mut().filter(|tape| tape.order.slot == current.slot) else { return };
+        let sample = tape.order.sample;
+        // Whole samples so far; a sum of parts would fall short of them.
+        let due = |seen: u64| (seen as f64 * sample) as u64;
         tape.seen += 1;
-        tape.due += tape.order.sample;
-        if tape.due < 1.0 {
+        if due(tape.seen) == due(tape.seen - 1) {
             return;
         }
-        tape.due -= 1.0;
         let planned = &routed.view.snapshot;
         if tape.lookups.len() >= tape.order.most || !tape.show(planned) || !tape.show(current) {
             tape.dropped += 1;
@@ -132,7 +131,6 @@ impl Recorder {
             full: Arc::clone(&full),
             seen: 0,
             dropped: 0,
-            due: 0.0,
             bytes: 0,
             pictures: BTreeMap::new(),
             answered_by: Vec::new(),
