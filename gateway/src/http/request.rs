@@ -130,14 +130,15 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem>
             deserializer.end().map_err(|e| malformed(format!("after the JSON value: {e}")))?;
             Ok(value)
         }
-        Err(error) if error.inner().is_data() => {
-            // A later syntax error makes the whole text malformed, whatever its beginning meant.
-            if let Err(syntax) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-                return Err(malformed(syntax.to_string()));
-            }
-            Err(wrong_shape(error))
+        Err(error) => {
+            // A later syntax error makes the whole text malformed, whatever its beginning meant. What is none to whoever reads
+            // everything is a value where only a word of a list may stand.
+            let syntax = match error.inner().is_data() {
+                true => serde_json::from_slice::<serde::de::IgnoredAny>(bytes).err(),
+                false => serde_json::from_slice::<serde_json::Value>(bytes).err(),
+            };
+            Err(syntax.map_or_else(|| wrong_shape(error), |syntax| malformed(syntax.to_string())))
         }
-        Err(error) => Err(malformed(error.into_inner().to_string())),
     }
 }
 
@@ -145,7 +146,11 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem>
 pub fn wrong_shape(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let place = error.path().to_string();
     let field = if place == "." { String::new() } else { place };
-    Problem::fields(vec![FieldError::new(field, error.into_inner())])
+    if error.inner().is_data() {
+        return Problem::fields(vec![FieldError::new(field, error.into_inner())]);
+    }
+    // To the parser a number where a word of a list belongs is bad syntax; it says only in which column.
+    Problem::fields(vec![FieldError::new(field, "must be one of the words that the API's description lists")])
 }
 
 /// A name from the path or the query.

@@ -95,10 +95,6 @@ fn mutants(document: &Value) -> Vec<Mutant> {
     mutants
 }
 
-/// Fields whose values are words of a fixed list. Where something else than a text stands there, the JSON as a whole is
-/// called malformed, with the place as line and column.
-const WORDS: [&str; 3] = ["stage", "status", "renewBy"];
-
 /// Whether a refusal says which field it is about: the field, one above it, or one below it.
 fn names(answer: &Answer, mutant: &Mutant) -> bool {
     let Mutant { field, value, .. } = mutant;
@@ -110,13 +106,11 @@ fn names(answer: &Answer, mutant: &Mutant) -> bool {
     let told = |detail: &str| {
         detail.contains(last) || value.as_str().is_some_and(|text| !text.is_empty() && detail.contains(text))
     };
-    let errors = answer["errors"].as_array().into_iter().flatten();
-    let named = errors.into_iter().any(|error| {
+    answer["errors"].as_array().into_iter().flatten().any(|error| {
         let about = error["field"].as_str().unwrap_or_default();
         let related = !about.is_empty() && (starts(about, field) || starts(field, about));
         related || told(error["detail"].as_str().unwrap_or_default())
-    });
-    named || (answer.code() == "malformed-json" && !value.is_string() && WORDS.contains(&field.as_str()))
+    })
 }
 
 /// Sends every mutant; what is wrong with the answers.
