@@ -27,10 +27,10 @@ impl Exchange {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
         // Whoever knows a later state of this region is not told that its own is the newest.
         let said = own.published().map(Holding::version);
-        let doubted = ping.yours.zip(said).is_some_and(|(yours, said)| {
-            let rival = yours.incarnation.rivals(&said.incarnation);
-            yours.place() > said.place() || (yours.place() == said.place() && yours != said) || rival
-        });
+        let doubted = ping
+            .yours
+            .zip(said)
+            .is_some_and(|(yours, said)| yours.place() > said.place() || yours.contradicts(&said));
         let own_region = Some(&self.region).filter(|_| !doubted || planted!(PublishedWhileBehind));
         let shelf = Shelf { region: &self.region, own: Some(own), held: &self.held };
         let leaf = link.peer.role == PeerRole::Leaf;

@@ -65,6 +65,14 @@ impl Version {
     pub fn place(&self) -> Place {
         Place { incarnation: self.incarnation, index: self.index }
     }
+
+    /// Whether their places do not say which of the two is the later: they are of lives that knew nothing of each other, or
+    /// have one place and other records. Which is the later one is for the origin to say, by a new life above both.
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> bool {
+        let diverged = self.place() == other.place() && self.root != other.root;
+        diverged || self.incarnation.rivals(&other.incarnation)
+    }
 }
 
 /// Where a state stands among its origin's: by life, then by index. Of two lives with the same counter, which knew

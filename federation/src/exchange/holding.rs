@@ -48,10 +48,10 @@ impl Holding {
         now.since(since) >= limits::RIVAL_PATIENCE
     }
 
-    /// Whether a state of that place is one that its origin should hear of, if this is held of it: a later one, or one of
-    /// a rival life, which may be the later one whatever its place.
-    pub(super) fn is_outdone(held: Option<&Self>, place: Place) -> bool {
-        held.is_none_or(|held| place > held.place() || place.incarnation.rivals(&held.place().incarnation))
+    /// Whether that state is one that its origin should hear of, if this is held of it: a later one, or one that
+    /// contradicts it, which may be the later one whatever its place.
+    pub(super) fn is_outdone(held: Option<&Self>, version: Version) -> bool {
+        held.is_none_or(|held| version.place() > held.place() || version.contradicts(&held.version()))
     }
 
     /// Another state takes the place of the one held; gives the keys that differ.

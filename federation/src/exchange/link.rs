@@ -3,7 +3,7 @@
 use super::feed::Feed;
 use super::freshness::{PathSeen, Proof, RoundTrip};
 use super::gather::Gather;
-use super::head::{Place, Version};
+use super::head::Version;
 use super::message::Path;
 use super::{Peer, limits};
 use crate::planted::planted;
@@ -31,8 +31,8 @@ pub(super) struct Link {
     pub(super) wanted: BTreeMap<RegionName, Monotonic>,
     /// Whether the peer is a leaf that was asked for what it remembers.
     pub(super) lends: bool,
-    /// What it said it remembers that was later than what is held here, or of a rival life; at most [`limits::ORIGINS`].
-    pub(super) remembers: BTreeMap<RegionName, Place>,
+    /// What it said it remembers that was later than what is held here, or contradicts it; at most [`limits::ORIGINS`].
+    pub(super) remembers: BTreeMap<RegionName, Version>,
     /// Heads of others that failed the check since the last digest.
     pub(super) refusals: u32,
     /// Numbers updates.

@@ -134,8 +134,7 @@ impl OwnRegion {
             if planted!(RaiseOnlyForCounter) {
                 return known.incarnation.counter > own.incarnation.counter;
             }
-            let other = known.place() == own.place() && known != own;
-            known.place() > own.place() || other || known.incarnation.rivals(&own.incarnation)
+            known.place() > own.place() || known.contradicts(&own)
         });
         let later = later.map(|(known, heard)| (known.head.version.incarnation, *heard));
         later.or(self.rival.filter(|(life, _)| life.rivals(&own.incarnation)))

@@ -1,6 +1,5 @@
 //! The publisher's side: what subscribers say they have, and what they are sent.
 
-use super::head::Place;
 use super::holding::Holding;
 use super::message::{Ack, Have, Message, Want};
 use super::own::OwnRegion;
@@ -38,10 +37,9 @@ impl Exchange {
         let leaf = link.peer.role == PeerRole::Leaf;
         let mut named = Vec::with_capacity(have.origins.len());
         for held in have.origins {
-            let place = held.version.map(|version| version.place());
-            match place.filter(|_| leaf && held.origin != self.region) {
-                Some(place) if Holding::is_outdone(self.held.get(&held.origin), place) => {
-                    link.remembers.insert(held.origin.clone(), place);
+            match held.version.filter(|_| leaf && held.origin != self.region) {
+                Some(version) if Holding::is_outdone(self.held.get(&held.origin), version) => {
+                    link.remembers.insert(held.origin.clone(), version);
                 }
                 _ => drop(link.remembers.remove(&held.origin)),
             }
@@ -60,12 +58,12 @@ impl Exchange {
     }
 
     /// A gateway remembers a later state than this node, which was started without a disk perhaps, as all others were; or
-    /// one of a rival life. So it is asked, or its region's registry would not be raised past that and the gateway would never follow it again.
+    /// one that contradicts this node's. So it is asked, or its region's registry would not be raised past that and the gateway would never follow it again.
     /// One at a time for each origin: a node that starts has many gateways.
     pub(super) fn ask_leaf(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id).filter(|_| !planted!(LeafUnasked)) else { return };
         let held = &self.held;
-        link.remembers.retain(|origin, place| Holding::is_outdone(held.get(origin), *place));
+        link.remembers.retain(|origin, version| Holding::is_outdone(held.get(origin), *version));
         let origins: Vec<RegionName> = link.remembers.keys().cloned().collect();
         for origin in origins {
             let room = self.held.contains_key(&origin) || self.held.len() < limits::ORIGINS - 1;
@@ -146,20 +144,18 @@ impl Exchange {
         let Some(link) = self.links.get(&id).filter(|link| link.peer.role == PeerRole::Node) else { return };
         let Some(holding) = self.held.get(&link.peer.region) else { return };
         let ours = holding.version();
-        let (place, theirs): (Place, Option<Place>) = (ours.place(), own.map(|v| v.place()));
-        let other = own.is_some_and(|own| own.place() == place && own != ours);
-        let rival = theirs.is_some_and(|theirs| theirs.incarnation.rivals(&place.incarnation));
-        if theirs.is_none_or(|theirs| place > theirs) || other || rival {
+        if own.is_none_or(|own| ours.place() > own.place() || ours.contradicts(&own)) {
             self.outputs.push_back(Output::Send(id, Message::Offer(Box::new(holding.head.clone()))));
         }
     }
-    /// A beat showed that a relay holds a life that rivals the one held here. Perhaps nobody with a link to the origin knows
+
+    /// A beat showed that a relay holds what contradicts the state held here. Perhaps nobody with a link to the origin knows
     /// of this one, and whoever holds the greater never asks for the other, so it is shown: the relay tells the origin.
     pub(super) fn show_rival(&mut self, id: LinkId, origin: &RegionName) {
         let Some(link) = self.links.get(&id).filter(|link| link.peer.region != *origin) else { return };
         let Some(holding) = self.held.get(origin).filter(|_| self.own.is_some()) else { return };
-        let theirs = link.shown.get(origin).map(|shown| shown.version.incarnation);
-        if theirs.is_some_and(|theirs| theirs.rivals(&holding.version().incarnation)) {
+        let theirs = link.shown.get(origin).map(|shown| shown.version);
+        if theirs.is_some_and(|theirs| theirs.contradicts(&holding.version())) {
             self.outputs.push_back(Output::Send(id, Message::Offer(Box::new(holding.head.clone()))));
         }
     }

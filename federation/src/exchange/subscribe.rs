@@ -73,20 +73,20 @@ impl Exchange {
         Ok(())
     }
 
-    /// A head of a life that rivals the one held is not taken, but the origin hears of it: perhaps by this node alone. A
+    /// A head that contradicts the one held is not taken, but the origin hears of it: perhaps by this node alone. A
     /// node without a link to the origin hands on what its gateway remembers to where the origin's states come from. It
     /// hands on nothing else, or a head could go round for ever.
     fn pass_on_rival(&mut self, id: LinkId, head: &SignedHead) -> Result<(), Violation> {
-        let (origin, life) = (&head.head.origin, head.head.version.incarnation);
-        let held = self.held.get(origin).map(|held| held.version().incarnation);
+        let (origin, version) = (&head.head.origin, head.head.version);
+        let held = self.held.get(origin).map(Holding::version);
         let direct = self.links.iter().filter(|(_, link)| link.peer.region == *origin);
         let mut told: Vec<LinkId> =
             direct.filter(|(_, link)| link.peer.role == PeerRole::Node).map(|(id, _)| *id).collect();
         if told.is_empty() && self.links.get(&id).is_some_and(|link| link.lends) {
             told.extend(self.sources.get(origin).map(|source| source.link));
         }
-        let rivals = held.is_some_and(|held| held.rivals(&life)) && self.own.is_some();
-        if rivals && !told.is_empty() && self.is_signed(id, head)? {
+        let rival = held.is_some_and(|held| held.contradicts(&version)) && self.own.is_some();
+        if rival && !told.is_empty() && self.is_signed(id, head)? {
             let offer = |to| Output::Send(to, Message::Offer(Box::new(head.clone())));
             self.outputs.extend(told.into_iter().map(offer));
         }
