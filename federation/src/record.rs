@@ -4,6 +4,7 @@
 //! older one. What other regions sent is checked like any input: a record that breaks a bound is refused by name.
 
 use crate::planted::planted;
+use arcstr::{ArcStr, Substr};
 use bytes::Bytes;
 use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
 use meridian_model::summary::{
@@ -206,6 +207,9 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
         if s.healthy > s.total {
             return Err(BadRecord::Wrong("the number of healthy instances"));
         }
+        if s.weight > u64::from(s.healthy) * u64::from(MAX_WEIGHT) {
+            return Err(BadRecord::Wrong("the weight of a subset"));
+        }
         Ok(Subset {
             zone: s.zone.parse().map_err(|_| BadRecord::Wrong("a zone"))?,
             version: text("a version", s.version, MAX_VALUE_BYTES)?,
@@ -221,7 +225,14 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
     if labels.is_empty() {
         labels.push(Arc::default());
     }
-    let endpoint = |e: WireEndpoint| endpoint(e, subsets.len(), &labels);
+    let ids = ArcStr::from(wire.endpoints.iter().map(|e| e.id.as_str()).collect::<String>());
+    let mut end = 0;
+    let endpoint = |e: WireEndpoint| {
+        let start = end;
+        end += e.id.len();
+        let id = ids.substr(start..end);
+        endpoint(e, id, subsets.len(), &labels)
+    };
     let mut endpoints: Vec<RemoteEndpoint> =
         wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
     // They are looked up by id.
@@ -248,15 +259,21 @@ fn labels(wire: WireLabels) -> Result<Labels, BadRecord> {
     Ok(Labels { tags: tags.collect::<Result<_, _>>()?, metadata })
 }
 
-fn endpoint(e: WireEndpoint, subsets: usize, labels: &[Arc<Labels>]) -> Result<RemoteEndpoint, BadRecord> {
+fn endpoint(
+    e: WireEndpoint,
+    id: Substr,
+    subsets: usize,
+    labels: &[Arc<Labels>],
+) -> Result<RemoteEndpoint, BadRecord> {
     if e.subset as usize >= subsets {
         return Err(BadRecord::Wrong("the subset of an endpoint"));
     }
+    bound("an id", id.len(), MAX_ID_BYTES)?;
     if !(1..=MAX_WEIGHT).contains(&e.weight) {
         return Err(BadRecord::Wrong("a weight"));
     }
     Ok(RemoteEndpoint {
-        id: text("an id", e.id, MAX_ID_BYTES)?,
+        id,
         host: host(&e.host)?,
         port: port(e.port)?,
         weight: e.weight,

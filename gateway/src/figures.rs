@@ -142,6 +142,12 @@ pub fn host(host: Arc<Host>) -> Source {
                 stats.warming_answers,
             ),
             Figure::by("meridian_policy_faults_total", "Faults of policies by kind", "kind", &faults),
+            Figure::by(
+                "meridian_policy_clamped_total",
+                "Choices that the host took out of policies' plans when it prepared views, by limit",
+                "limit",
+                &stats.clamped,
+            ),
             Figure::counter("meridian_policy_preparations_total", "Cells prepared", stats.preparations),
             seconds(
                 "meridian_policy_preparation_seconds_total",

@@ -202,7 +202,8 @@ impl Default for Settings {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// Lookups of callers whose answers by both versions were compared.
+    /// Lookups of callers whose answers by both versions were compared: all that a shadow saw; of other versions, those
+    /// of late, see [`Evidence::fade`].
     #[serde(default)]
     pub lookups: u64,
     /// Of those that it answered, how many since it last failed.
@@ -243,6 +244,10 @@ pub struct Pair {
     pub after: f64,
 }
 
+/// Shares of a version that answers are of so many lookups at most, and of half as many at least once there were more. What
+/// is counted are expectations, not samples, so that few are enough.
+pub const WINDOW: u64 = 2_000;
+
 /// Places that evidence tells apart; the rest is told together.
 pub const MAX_PLACES: usize = 64;
 
@@ -263,6 +268,17 @@ impl Evidence {
         self.refused.after += other.refused.after;
         for (place, pair) in &other.places {
             self.place(place, *pair);
+        }
+    }
+
+    /// Halves what shares are made of once that is of [`WINDOW`] lookups, so that a version that was good for a million
+    /// lookups and is bad from now on does not hide behind them. Counts of failures and of what was answered stay.
+    pub fn fade(&mut self) {
+        while self.lookups >= WINDOW {
+            self.lookups /= 2;
+            self.changed /= 2.0;
+            let pairs = self.places.values_mut().chain([&mut self.refused]);
+            pairs.for_each(|pair| *pair = Pair { before: pair.before / 2.0, after: pair.after / 2.0 });
         }
     }
 

@@ -6,6 +6,7 @@ use crate::registration::Registration;
 use crate::selection::{endpoint_hash, score};
 use crate::snapshot::{Endpoint, Snapshot};
 use crate::status::Status;
+use arcstr::Substr;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
@@ -53,8 +54,8 @@ impl Labels {
 /// A healthy endpoint as other regions know it: enough to send traffic to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
-    /// Its id, unique in its service and region.
-    pub id: SmolStr,
+    /// Its id, unique in its service and region. What is read from a record shares one text for all ids in it.
+    pub id: Substr,
     /// Its address.
     pub host: SmolStr,
     /// Its port.

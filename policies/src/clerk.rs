@@ -469,6 +469,7 @@ impl Clerk {
         self.deliver(parcels, workers, &gone);
         for prepared in prepared {
             counters.prepared_views.fetch_add(prepared.views.len() as u64, Ordering::Relaxed);
+            prepared.views.iter().for_each(|(_, view)| counters.clamped(view.plans.clamped));
             self.settle(prepared, workers, first_group, now);
         }
         // A row that nobody could be seated in.

@@ -209,6 +209,10 @@ impl Book {
                 }
             }
         }
+        self.active.fade();
+        if canary {
+            self.candidate.fade();
+        }
     }
 
     /// All that was seen until now.

@@ -2,6 +2,7 @@
 
 use crate::fault::FaultKind;
 use crate::gate::CODES;
+use meridian_model::plan::Clamped;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A moment's counters. Those without a unit in their name only grow, unless their description says "now".
@@ -17,6 +18,8 @@ pub struct HostStats {
     pub warming_answers: u64,
     /// Faults by kind, in preparation and in `route`.
     pub faults: Vec<(FaultKind, u64)>,
+    /// Choices that the host took out of plans of views that it prepared, by limit.
+    pub clamped: Vec<(&'static str, u64)>,
     /// Services prepared, again or for the first time.
     pub preparations: u64,
     /// Views prepared.
@@ -83,6 +86,8 @@ pub(crate) struct WorkerCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) faults: [AtomicU64; FaultKind::ALL.len()],
+    pub(crate) ineligible: AtomicU64,
+    pub(crate) remote_share: AtomicU64,
     pub(crate) preparations: AtomicU64,
     pub(crate) prepared_views: AtomicU64,
     pub(crate) preparation_micros: AtomicU64,
@@ -120,6 +125,16 @@ impl Counters {
         }
     }
 
+    pub(crate) fn clamped(&self, clamped: Clamped) {
+        for (counter, count) in
+            [(&self.ineligible, clamped.ineligible), (&self.remote_share, clamped.remote_share)]
+        {
+            if count > 0 {
+                counter.fetch_add(count.into(), Ordering::Relaxed);
+            }
+        }
+    }
+
     pub(crate) fn worker_left(&self, worker: &WorkerCounters) {
         self.left.lookups.fetch_add(worker.lookups.get(), Ordering::Relaxed);
         self.left.calls.fetch_add(worker.calls.get(), Ordering::Relaxed);
@@ -140,6 +155,10 @@ impl Counters {
             cold_lookups: get(&self.left.cold),
             warming_answers: get(&self.left.warming),
             faults: FaultKind::ALL.into_iter().zip(self.faults.iter().map(get)).collect(),
+            clamped: vec![
+                ("eligible-status", get(&self.ineligible)),
+                ("max-remote-share", get(&self.remote_share)),
+            ],
             preparations: get(&self.preparations),
             prepared_views: get(&self.prepared_views),
             preparation_micros: get(&self.preparation_micros),

@@ -114,6 +114,7 @@ impl Clerk {
         let Some(bound) = order.snapshot.binding.candidate.as_ref().map(|c| c.bound.clone()) else { return };
         let Canary { cells, views, contrasts, faults, bytes } = canary;
         self.compared(slot, &bound, contrasts);
+        views.iter().for_each(|(_, view, _)| self.counters.clamped(view.plans.clamped));
         for fault in faults {
             self.counters.fault(fault.kind);
             if let Some(book) = self.book_of(slot, &bound) {

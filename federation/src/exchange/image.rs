@@ -5,9 +5,10 @@ use super::head::{Head, Root, SignedHead, Version};
 use super::limits;
 use super::message::{Record, RecordKey};
 use super::state::State;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use meridian_model::incarnation::Incarnation;
 use meridian_model::names::ServiceKey;
+use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,35 +48,43 @@ impl Image {
         self.origins.len()
     }
 
-    /// As bytes. The driver puts a checksum around them.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let size = self.origins.iter().map(|saved| saved.state.size() + saved.state.len() * 16 + 4096).sum();
-        let mut out = BytesMut::with_capacity(size);
-        out.put_slice(MAGIC);
-        out.put_u8(self.own.is_some().into());
+    /// Lays it out piece by piece, so that no copy of all of it is made. The driver puts a checksum around it.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(MAGIC)?;
+        out.write_all(&[self.own.is_some().into()])?;
         if let Some(head) = &self.own {
-            put_head(&mut out, head);
+            put_head(out, head)?;
         }
-        put_len(&mut out, self.origins.len());
+        put_len(out, self.origins.len())?;
         for saved in &self.origins {
-            put_head(&mut out, &saved.head);
+            put_head(out, &saved.head)?;
             // The greatest number stands for an unknown age.
-            out.put_u64(saved.age.and_then(|age| u64::try_from(age.as_millis()).ok()).unwrap_or(u64::MAX));
-            out.put_u8(saved.doubted.into());
-            put_len(&mut out, saved.state.len());
+            let age = saved.age.and_then(|age| u64::try_from(age.as_millis()).ok()).unwrap_or(u64::MAX);
+            out.write_all(&age.to_be_bytes())?;
+            out.write_all(&[saved.doubted.into()])?;
+            put_len(out, saved.state.len())?;
             for (key, bytes) in saved.state.iter() {
                 match key {
-                    RecordKey::Region => put_bytes(&mut out, b""),
+                    RecordKey::Region => put_bytes(out, b"")?,
                     RecordKey::Service(key) => {
-                        put_bytes(&mut out, key.namespace.as_str().as_bytes());
-                        put_bytes(&mut out, key.service.as_str().as_bytes());
+                        put_bytes(out, key.namespace.as_str().as_bytes())?;
+                        put_bytes(out, key.service.as_str().as_bytes())?;
                     }
                 }
-                put_bytes(&mut out, bytes);
+                put_bytes(out, bytes)?;
             }
         }
-        out.freeze()
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        self.write_to(&mut out).expect("memory takes everything");
+        out.into()
     }
 
     /// From bytes, which are copied.
@@ -120,27 +129,27 @@ impl Image {
     }
 }
 
-fn put_len(out: &mut BytesMut, len: usize) {
+fn put_len(out: &mut impl Write, len: usize) -> io::Result<()> {
     // All lengths here have limits far below.
-    out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+    out.write_all(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes())
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    put_len(out, bytes.len());
-    out.put_slice(bytes);
+fn put_bytes(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    put_len(out, bytes.len())?;
+    out.write_all(bytes)
 }
 
-fn put_head(out: &mut BytesMut, signed: &SignedHead) {
+fn put_head(out: &mut impl Write, signed: &SignedHead) -> io::Result<()> {
     let head = &signed.head;
-    put_bytes(out, head.origin.as_str().as_bytes());
-    put_bytes(out, head.node.as_str().as_bytes());
-    out.put_u64(head.version.incarnation.counter);
-    out.put_u32(head.version.incarnation.random);
-    out.put_u64(head.version.index);
-    out.put_slice(&head.version.root.0);
-    out.put_u32(head.records);
-    put_bytes(out, &signed.credential);
-    put_bytes(out, &signed.signature);
+    put_bytes(out, head.origin.as_str().as_bytes())?;
+    put_bytes(out, head.node.as_str().as_bytes())?;
+    out.write_all(&head.version.incarnation.counter.to_be_bytes())?;
+    out.write_all(&head.version.incarnation.random.to_be_bytes())?;
+    out.write_all(&head.version.index.to_be_bytes())?;
+    out.write_all(&head.version.root.0)?;
+    out.write_all(&head.records.to_be_bytes())?;
+    put_bytes(out, &signed.credential)?;
+    put_bytes(out, &signed.signature)
 }
 
 fn get_len(input: &mut &[u8], limit: usize) -> Result<usize, BadImage> {

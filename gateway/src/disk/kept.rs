@@ -4,31 +4,36 @@
 use super::{Disk, durable};
 use bytes::Bytes;
 use meridian_model::time::UnixMillis;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IntoInnerError, Write};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 const MAGIC: [u8; 8] = *b"MERIDKPT";
 const HEAD: usize = 16;
 const CHECKSUM: usize = 8;
+/// Written at once.
+const CHUNK: usize = 64 * 1024;
 /// More than any region's federation holds: 64 origins of 5,000 services.
 const MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 impl Disk {
-    /// Writes `bytes` as `name`; what stood there becomes the previous generation. Returns once it is durable. Blocks.
+    /// Writes what `fill` writes as `name`; what stood there becomes the previous generation. Returns once it is durable.
+    /// Blocks.
     ///
     /// # Errors
     /// The disk's. At least one generation is whole whatever happens.
-    pub fn save_kept(&self, name: &str, bytes: &[u8], saved_at: UnixMillis) -> io::Result<()> {
+    pub fn save_kept(
+        &self,
+        name: &str,
+        saved_at: UnixMillis,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
         let previous = format!("{name}.previous");
         durable::replace(&self.dir, name, Some(&previous), |file| {
-            let mut head = [0; HEAD];
-            head[..8].copy_from_slice(&MAGIC);
-            head[8..].copy_from_slice(&saved_at.0.to_le_bytes());
-            let mut hash = Xxh3::new();
-            for part in [&head[..], bytes] {
-                hash.update(part);
-                file.write_all(part)?;
-            }
+            let mut out = BufWriter::with_capacity(CHUNK, Hashed { file, hash: Xxh3::new() });
+            out.write_all(&MAGIC)?;
+            out.write_all(&saved_at.0.to_le_bytes())?;
+            fill(&mut out)?;
+            let Hashed { file, hash } = out.into_inner().map_err(IntoInnerError::into_error)?;
             file.write_all(&hash.digest().to_le_bytes())
         })
     }
@@ -48,6 +53,24 @@ impl Disk {
             self.put_aside(&name);
             None
         })
+    }
+}
+
+/// Sums up what passes.
+struct Hashed<W> {
+    file: W,
+    hash: Xxh3,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or(bytes));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -71,8 +94,8 @@ mod tests {
     fn the_newest_generation_that_is_whole_is_read() {
         let (dir, disk) = disk();
         assert!(disk.load_kept("x").is_none());
-        disk.save_kept("x", b"one", UnixMillis(1)).unwrap();
-        disk.save_kept("x", b"two", UnixMillis(2)).unwrap();
+        disk.save_kept("x", UnixMillis(1), |out| out.write_all(b"one")).unwrap();
+        disk.save_kept("x", UnixMillis(2), |out| out.write_all(b"two")).unwrap();
         assert_eq!(disk.load_kept("x"), Some((Bytes::from_static(b"two"), UnixMillis(2))));
         let mut torn = std::fs::read(dir.path().join("x")).unwrap();
         torn[17] ^= 1;

@@ -105,5 +105,5 @@ fn load(disk: &Disk) -> Option<(Image, Option<Duration>)> {
 }
 
 fn save(disk: &Disk, image: &Image) -> io::Result<()> {
-    disk.save_kept(KEPT, &image.encode(), clock::unix_now())
+    disk.save_kept(KEPT, clock::unix_now(), |mut out| image.write_to(&mut out))
 }

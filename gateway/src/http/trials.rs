@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use smol_str::SmolStr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Lookups of one trial.
 const MAX_LOOKUPS: usize = 100;
@@ -28,6 +29,8 @@ const MAX_LOOKUPS: usize = 100;
 const MAX_NAMED: usize = 64;
 /// Services of one simulation.
 const MAX_SERVICES: usize = 200;
+/// A simulation that takes longer ends with the services that it came to.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The body of a trial.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -234,16 +237,20 @@ impl Supposed {
             .iter()
             .cloned()
             .partition(|name| name.parse().is_ok_and(|zone: ZoneName| known(&zone)));
+        let (lost_regions, drained_regions) =
+            (names("loseRegions", &body.lose_regions)?, names("drain", &regions)?);
+        let others = region.directory.currency.others();
+        let known =
+            |name: &RegionName| *name == region.name || others.iter().any(|other| other.name == *name);
+        for (field, named) in [("loseRegions", &lost_regions), ("drain", &drained_regions)] {
+            if let Some(unknown) = named.iter().find(|name| !known(name)) {
+                return Err(Problem::field(field, unknown_place(region, field, unknown)));
+            }
+        }
         let active = body.activate.as_ref();
         let active =
             active.map(|a| bound::parse(region, &a.policy, a.version.as_deref(), &a.config)).transpose()?;
-        Ok(Self {
-            lost_zones,
-            lost_regions: names("loseRegions", &body.lose_regions)?,
-            drained_zones: names("drain", &zones)?,
-            drained_regions: names("drain", &regions)?,
-            active,
-        })
+        Ok(Self { lost_zones, lost_regions, drained_zones: names("drain", &zones)?, drained_regions, active })
     }
 
     /// The snapshot as it would be.
@@ -274,6 +281,19 @@ impl Supposed {
         }
         next
     }
+}
+
+/// A simulation of what cannot happen would say that nothing changes.
+fn unknown_place(region: &Region, field: &str, name: &RegionName) -> String {
+    let others = region.directory.currency.others();
+    let regions: Vec<&RegionName> =
+        std::iter::once(&region.name).chain(others.iter().map(|o| &o.name)).collect();
+    let zones = if field == "drain" {
+        format!(", and no zone of this one: {}", listed(&region.zones))
+    } else {
+        String::new()
+    };
+    format!("{name} is no region that is known here: {}{zones}", listed(&regions))
 }
 
 fn listed<T: std::fmt::Display>(names: &[T]) -> String {
@@ -335,7 +355,12 @@ pub async fn simulate(
     };
     let one = snapshots.len() == 1;
     let mut services = Vec::with_capacity(snapshots.len());
+    let deadline = Instant::now() + DEADLINE;
     for live in snapshots {
+        if Instant::now() >= deadline && !services.is_empty() {
+            truncated = true;
+            break;
+        }
         let next = Arc::new(supposed.apply(&live));
         let mut callers = Vec::with_capacity(zones.len());
         for zone in &zones {

@@ -111,9 +111,13 @@ fn decision(out: &mut Vec<u8>, view: &View, routed: Option<usize>, tier: u32) {
 #[cold]
 fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, address: Address<'_>) {
     currency.count_elsewhere();
+    let of_region;
     let (id, host, port) = match address {
-        Address::Endpoint(e) => (e.id.clone(), &e.host, e.port),
-        Address::Ingress(i) => (smol_str::format_smolstr!("ingress:{}:{}", i.host, i.port), &i.host, i.port),
+        Address::Endpoint(e) => (e.id.as_str(), &e.host, e.port),
+        Address::Ingress(i) => {
+            of_region = smol_str::format_smolstr!("ingress:{}:{}", i.host, i.port);
+            (of_region.as_str(), &i.host, i.port)
+        }
     };
     let told = match address {
         Address::Endpoint(e) => Some((e, remote.subset_of(e))),
@@ -124,7 +128,7 @@ fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, addre
         out.extend_from_slice(name.as_bytes());
         text(out, value);
     };
-    field("{\"id\":", &id);
+    field("{\"id\":", id);
     field(",\"host\":", host);
     field(",\"zone\":", subset.map_or("", |s| s.zone.as_str()));
     field(",\"region\":", remote.region.as_str());

@@ -228,3 +228,20 @@ fn what_is_disabled_is_not_returned_to_and_not_forgotten() {
     assert_eq!((&back.active, &back.last_good[0].bound), (&bound("b"), &bound("c")));
     assert_eq!(binding.roll_back(Return::Before, |_| false, at(9)), Err(NotPossible::Disabled));
 }
+
+#[test]
+fn a_long_good_time_hides_nothing() {
+    let (settings, canary) = (Settings::default(), Trial::Candidate(Stage::Canary));
+    let mut seen = Evidence::default();
+    let mut lookups = |count: u64, refused: f64| {
+        seen.lookups += count;
+        seen.answered += count;
+        seen.refused.after += refused * count as f64;
+        seen.fade();
+        (judge(canary, &seen, &settings), seen.answered)
+    };
+    assert_eq!(lookups(1_000_000, 0.0), (Verdict::Wait, 1_000_000));
+    let (verdict, answered) = lookups(WINDOW / 4, 1.0);
+    assert!(matches!(verdict, Verdict::RollBack(_)), "{verdict:?}");
+    assert_eq!(answered, 1_000_000 + WINDOW / 4);
+}

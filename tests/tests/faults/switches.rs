@@ -8,7 +8,7 @@ use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::{Answer, Client};
 use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, etcd};
-use meridian_tests::load::Load;
+use meridian_tests::load::{Load, incarnation};
 use meridian_tests::patience::{throughout, until};
 use meridian_tests::tokens::Issuer;
 use serde_json::{Value, json};
@@ -239,4 +239,48 @@ async fn a_switch_is_remembered() {
     assert_eq!(operator.upload("p", &guests::only_zone('b')).await, version);
     let body = json!({ "policy": "p", "version": version });
     let _ = operator.put(&format!("{NAMESPACE}/own-api"), &body).await.refused(409, "disabled");
+}
+
+/// Every gateway shows the zone as drained, or not.
+async fn drained(world: &World, drained: bool) {
+    for gateway in &world.gateways {
+        until(&format!("the zone's drain is shown: {drained}"), BOUND, async || {
+            let shown = gateway.client().get("/v1/regions/test-1").await.expect(200);
+            shown.json.to_string().contains(WHY) == drained
+        })
+        .await;
+    }
+}
+
+/// Gateways go on by what they remember of an emptied registry. What they go by can be taken back, in all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_wiped_registry_forgot_can_be_taken_back() {
+    let mut world = region(&["own-api"]).await;
+    let operator = world.client().bearing(&world.issuer.operator());
+    let version = operator.upload("p", &guests::only_zone('b')).await;
+    let body = json!({ "policy": "p", "version": version });
+    let _ = operator.put(&format!("{NAMESPACE}/own-api"), &body).await.expect(201);
+    Switches { operator: operator.clone(), world: &world }.throw("p", &version, "disable").await;
+    let _ =
+        operator.post("/v1/regions/test-1/drain?zone=test-1a", &json!({ "reason": WHY })).await.expect(200);
+    let disabled = |answer: &Answer| says_disabled(answer, "fallback");
+    everywhere(&world, "own-api", "it is disabled", EFFECT, disabled).await;
+    drained(&world, true).await;
+
+    let life = incarnation(&world.client().resolve("own-api", "").await.expect(200));
+    world.etcd.wipe();
+    for gateway in &world.gateways {
+        until("the new life is served", Duration::from_secs(10), async || {
+            incarnation(&gateway.client().resolve("own-api", "").await.expect(200)) > life
+        })
+        .await;
+    }
+    everywhere(&world, "own-api", "it is still disabled", BOUND, disabled).await;
+    drained(&world, true).await;
+
+    Switches { operator: operator.clone(), world: &world }.throw("p", &version, "enable").await;
+    let _ = operator.post("/v1/regions/test-1/undrain?zone=test-1a", &json!({})).await.expect(200);
+    everywhere(&world, "own-api", "it is enabled", BOUND, |answer| answer.status == 200 && !disabled(answer))
+        .await;
+    drained(&world, false).await;
 }

@@ -19,6 +19,7 @@ mod memory;
 mod outages;
 mod partitions;
 mod propagation;
+mod publisher;
 mod random;
 mod restoration;
 mod world;

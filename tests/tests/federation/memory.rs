@@ -1,12 +1,12 @@
 //! What knowing another region costs a gateway: 5,000 services of 20 instances, as a registry would have them.
 
-use crate::world::{AP, EU, REGIONS, certificates, files, tls};
+use crate::publisher::node;
+use crate::world::{AP, EU, REGIONS, certificates, tls};
 use meridian_federation::exchange::limits::RECORD_BYTES;
 use meridian_federation::exchange::message::{Record, RecordKey};
 use meridian_federation::exchange::{Own, OwnChange};
 use meridian_federation::record::encode_summary;
-use meridian_federation::service::name::Station;
-use meridian_federation::service::{self, Clock, Config, PeerUrls, Running};
+use meridian_federation::service::Clock;
 use meridian_model::incarnation::Incarnation;
 use meridian_model::names::ServiceKey;
 use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
@@ -15,11 +15,8 @@ use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, embedded};
 use meridian_tests::patience::until;
 use meridian_tests::tokens::Issuer;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 const SERVICES: usize = 5_000;
 const INSTANCES: usize = 20;
@@ -69,31 +66,6 @@ fn records() -> Vec<Record> {
     let record =
         |n| Record { key: RecordKey::Service(key(n)), bytes: encode_summary(&summary(n), RECORD_BYTES) };
     (0..SERVICES).map(record).collect()
-}
-
-/// A node in this process, and where it listens.
-async fn node(
-    directory: &TempDir,
-    region: usize,
-    peer: Option<(usize, SocketAddr)>,
-    clock: &Clock,
-) -> (Running, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let peers = peer.map(|(region, address)| PeerUrls {
-        region: REGIONS[region].parse().unwrap(),
-        urls: vec![format!("https://{address}").parse().unwrap()],
-    });
-    let config = Config {
-        region: REGIONS[region].parse().unwrap(),
-        station: Station::Node,
-        files: files(directory.path(), &format!("{}-node", REGIONS[region])),
-        listener: Some(listener),
-        peers: peers.into_iter().collect(),
-        clock: Arc::clone(clock),
-        kept: None,
-    };
-    (service::start(config).unwrap(), address)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

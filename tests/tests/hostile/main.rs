@@ -12,6 +12,8 @@
 
 #[path = "../guests/mod.rs"]
 mod guests;
+#[path = "../federation/publisher.rs"]
+mod publisher;
 #[allow(dead_code, reason = "links are not cut here")]
 #[path = "../federation/world.rs"]
 mod world;
@@ -23,6 +25,7 @@ mod guest;
 mod mutants;
 mod regions;
 mod stream;
+mod summaries;
 
 use std::time::Duration;
 
