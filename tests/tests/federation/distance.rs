@@ -17,7 +17,7 @@ async fn lookups_go_to_the_nearer_of_two_regions() {
     let loads = Loads::start(&world, &[(AP, SEARCH)]);
     // Whichever it is while both are as near, it is the other one's turn once it is far.
     let (before, after) = if world.share(AP, SEARCH, EU).await > 0.5 { (EU, US) } else { (US, EU) };
-    world.slow(AP, before, Duration::from_millis(100));
+    world.place.slow(AP, before, Duration::from_millis(100));
     let took = until("lookups go to the nearer region", NOTICED, async || {
         world.share(AP, SEARCH, after).await > 1.0 - 1e-9
     })

@@ -1,15 +1,30 @@
-//! A whole region dies, or its federation node stands still; both come back.
+//! A whole region dies, with its processes or with its power, or its federation node stands still; all come back.
 
 use crate::world::{AP, EU, Fleet, Loads, REGIONS, TTL, US, World, grow_old};
 use crate::{CATALOG, HEALED, ORDERS, RAMPED, SHORT, SLACK};
 use meridian_tests::patience::until;
 use std::time::{Duration, Instant};
 
-async fn killed(span: Duration) {
-    let mut world = World::start().await;
+/// How a region ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// Its processes die, and the kernel tells everyone.
+    Killed,
+    /// So does the machine, and nobody is told.
+    Unpowered,
+}
+
+async fn ended(end: End, span: Duration) {
+    let mut world = match end {
+        End::Killed => World::start().await,
+        End::Unpowered => World::apart().await,
+    };
     let fleet = Fleet::start(&world).await;
     let loads = Loads::far(&world);
     world.all_is_on_disk(AP).await;
+    if let End::Unpowered = end {
+        world.isolate(AP);
+    }
     world.regions[AP].kill();
     grow_old(&world, &[(EU, AP), (US, AP)], span).await;
     for at in [EU, US] {
@@ -18,6 +33,7 @@ async fn killed(span: Duration) {
     }
 
     let began = Instant::now();
+    world.place.heal();
     world.regions[AP].start_again().await;
     println!("the region runs again {:?} after its start", began.elapsed());
     let returned = Loads::start(&world, &[(AP, ORDERS), (AP, CATALOG)]);
@@ -45,7 +61,7 @@ async fn killed(span: Duration) {
 }
 
 async fn paused(span: Duration) {
-    let world = World::start().await;
+    let world = World::apart().await;
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
     world.regions[AP].node.pause();
@@ -68,7 +84,12 @@ async fn paused(span: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_others_go_on_without_a_killed_region() {
-    killed(SHORT).await;
+    ended(End::Killed, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_others_go_on_without_a_region_that_lost_its_power() {
+    ended(End::Unpowered, SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,15 +99,21 @@ async fn a_federation_node_that_stood_still_is_current_again() {
 
 /// Faults that last longer than a region takes to be called stale.
 mod long {
+    use super::{End, ended, paused};
     use crate::LONG;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_others_go_on_without_a_killed_region() {
-        super::killed(LONG).await;
+        ended(End::Killed, LONG).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_others_go_on_without_a_region_that_lost_its_power() {
+        ended(End::Unpowered, LONG).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_federation_node_that_stood_still_is_current_again() {
-        super::paused(LONG).await;
+        paused(LONG).await;
     }
 }
