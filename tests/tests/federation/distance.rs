@@ -23,8 +23,13 @@ async fn lookups_go_to_the_nearer_of_two_regions() {
     })
     .await;
     let trip = async |of| world.standing(AP, of).await["roundTripMs"].as_u64().unwrap();
-    let (far, near) = (trip(before).await, trip(after).await);
-    println!("lookups went to the nearer region after {took:?}, shown as {near} ms beside {far} ms");
-    assert!(far > near, "{far} ms is not farther than {near} ms");
+    println!("lookups went to the nearer region after {took:?}");
+    // What a busy machine added to the near one's has to be smoothed away too.
+    until("the far region is shown as farther", NOTICED, async || {
+        let (far, near) = (trip(before).await, trip(after).await);
+        far > near
+    })
+    .await;
+    println!("it is shown as {} ms, the other as {} ms", trip(after).await, trip(before).await);
     loads.check();
 }
