@@ -1,6 +1,7 @@
-//! A whole region dies, with its processes or with its power, or its federation node stands still; all come back.
+//! A whole region dies, with its processes or with its power, or its federation node stands still, or all that stands
+//! behind the gateways restarts at once; all come back.
 
-use crate::world::{AP, EU, Fleet, Loads, REGIONS, TTL, US, World, grow_old};
+use crate::world::{AP, EU, Fleet, Loads, REGIONS, Region, TTL, US, World, grow_old};
 use crate::{CATALOG, HEALED, ORDERS, RAMPED, SHORT, SLACK};
 use meridian_tests::patience::until;
 use std::time::{Duration, Instant};
@@ -82,6 +83,45 @@ async fn paused(span: Duration) {
     loads.check();
 }
 
+/// Every registry and every federation node is killed; gateways are alone with what they know.
+async fn restarted(span: Duration) {
+    let mut world = World::apart().await;
+    let fleet = Fleet::start(&world).await;
+    let loads = Loads::all(&world);
+    for region in &mut world.regions {
+        region.node.kill();
+        region.etcd.kill();
+    }
+    let pairs = [(AP, EU), (EU, US), (US, AP)];
+    grow_old(&world, &pairs, span).await;
+
+    let began = Instant::now();
+    let [ap, eu, us] = &mut world.regions[..] else { panic!("three regions") };
+    let start = async |region: &mut Region| {
+        region.etcd.start_again().await;
+        region.node.start().await;
+    };
+    tokio::join!(start(ap), start(eu), start(us));
+    println!("everything runs again {:?} after its start", began.elapsed());
+    let fresh = world
+        .all_show("all are fresh again", HEALED + SLACK, |shown| {
+            shown["freshness"] == "fresh" && shown["reachable"] == true
+        })
+        .await;
+    world.settled("all have their traffic again", RAMPED + SLACK).await;
+    println!("started again: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    // Beats went unheard; that is no reason to have to register again.
+    for workload in fleet.orders.iter().flatten() {
+        assert_eq!(workload.diary().registrations, 1, "{} had to register again", workload.id);
+    }
+    loads.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_go_on_while_everything_behind_the_gateways_restarts() {
+    restarted(SHORT).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_others_go_on_without_a_killed_region() {
     ended(End::Killed, SHORT).await;
@@ -99,12 +139,17 @@ async fn a_federation_node_that_stood_still_is_current_again() {
 
 /// Faults that last longer than a region takes to be called stale.
 mod long {
-    use super::{End, ended, paused};
+    use super::{End, ended, paused, restarted};
     use crate::LONG;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_others_go_on_without_a_killed_region() {
         ended(End::Killed, LONG).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lookups_go_on_while_everything_behind_the_gateways_restarts() {
+        restarted(LONG).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
