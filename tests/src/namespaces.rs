@@ -64,7 +64,7 @@ fn ip_lines(namespace: Option<&str>, lines: &str) {
 /// Where this process has no right to make namespaces, or no tool for it, the test fails.
 #[track_caller]
 fn require() {
-    assert!(cfg!(target_os = "linux"), "network namespaces are Linux's: run these tests there");
+    assert_eq!(std::env::consts::OS, "linux", "network namespaces are Linux's: run these tests there");
     assert!(geteuid().is_root(), "only root makes network namespaces: run these tests as root");
     for (program, package) in [("ip", "iproute2"), ("iptables", "iptables")] {
         let there = Command::new(program).arg("-V").output().is_ok_and(|output| output.status.success());
