@@ -10,6 +10,7 @@
     reason = "unwrap in tests is the assertion itself, in their helpers too"
 )]
 
+mod clients;
 mod disk;
 mod distance;
 mod drains;
