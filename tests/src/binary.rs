@@ -1,5 +1,6 @@
 //! The binary under test.
 
+use crate::home::Home;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,7 +21,12 @@ pub fn meridian() -> PathBuf {
 /// A command of the binary that hears nothing of the tests' own environment.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(meridian());
+    command_at(&Home::loopback())
+}
+
+/// The same, somewhere.
+pub(crate) fn command_at(home: &Home) -> Command {
+    let mut command = home.command(meridian());
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("MERIDIAN_")) {
             command.env_remove(name);

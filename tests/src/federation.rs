@@ -1,6 +1,7 @@
 //! A federation node as a process: `meridian federation`.
 
 use crate::gateway::place;
+use crate::home::Home;
 use crate::process::{Process, told_address};
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -55,6 +56,15 @@ impl FederationProcess {
         config.insert("registry".to_owned(), Value::Table(registry));
         config.insert("federation".to_owned(), Value::Table(federation));
         Self { process: Process::new("federation", config), address: None, status: None }
+    }
+
+    /// Runs it there, where peers find it at `listens`.
+    #[must_use]
+    pub fn at(mut self, home: &Home, listens: SocketAddr) -> Self {
+        self.stand_at(home);
+        self.set("federation", "listen", listens.to_string());
+        self.set("federation", "status", SocketAddr::new(home.host(), 0).to_string());
+        self
     }
 
     /// Starts it and waits until it listens; its addresses stay what they were.

@@ -1,6 +1,7 @@
 //! A gateway as a process, with the configuration that tests need.
 
 use crate::client::Client;
+use crate::home::Home;
 use crate::patience;
 use crate::process::{Process, START_TIMEOUT, told_address};
 use crate::tokens::Issuer;
@@ -99,6 +100,19 @@ impl GatewayProcess {
     #[must_use]
     pub fn with(mut self, section: &str, key: &str, value: impl Into<Value>) -> Self {
         self.set(section, key, value);
+        self
+    }
+
+    /// Runs it there.
+    #[must_use]
+    pub fn at(mut self, home: &Home) -> Self {
+        self.stand_at(home);
+        self.set("http", "listen", SocketAddr::new(home.host(), 0).to_string());
+        if !home.is_loopback() {
+            // A namespace has only tests around it; a gateway wants that said.
+            self.set("http", "plaintext", true);
+            self.set("http", "reads", "open");
+        }
         self
     }
 

@@ -1,6 +1,8 @@
-//! The binary as a process: started, killed, paused, stopped and started again on the same configuration and data.
+//! The binary as a process: started, killed, paused, stopped and started again on the same configuration and data. Etcd is
+//! one too where it runs beside the binary in a namespace.
 
 use crate::binary;
+use crate::home::Home;
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,30 +20,65 @@ const SHOWN_LINES: usize = 60;
 /// What is said where somebody else has the port: by a gateway, and by the operating system.
 const PORT_TAKEN: [&str; 2] = ["cannot listen on", "Address already in use"];
 
-/// `meridian SUBCOMMAND --config` in a directory of its own.
+/// What runs.
+enum Program {
+    /// `meridian SUBCOMMAND --config`.
+    Meridian { subcommand: &'static str, config: Table },
+    /// Somebody else's program, which says these words once it serves.
+    Foreign { binary: String, arguments: Vec<String>, serves: &'static str },
+}
+
+/// A program in a directory of its own.
 pub struct Process {
-    subcommand: &'static str,
+    program: Program,
+    home: Home,
     directory: TempDir,
-    config: Table,
     child: Option<Child>,
 }
 
 impl Process {
-    /// One that is not yet started.
+    /// `meridian SUBCOMMAND`, not yet started.
     ///
     /// # Panics
     /// Where there is no place for its directory.
     #[must_use]
     pub fn new(subcommand: &'static str, config: Table) -> Self {
-        Self { subcommand, directory: tempfile::tempdir().unwrap(), config, child: None }
+        let program = Program::Meridian { subcommand, config };
+        Self { program, home: Home::loopback(), directory: tempfile::tempdir().unwrap(), child: None }
+    }
+
+    /// Another program, not yet started, that logs `serves` once it can be used.
+    pub(crate) fn foreign(
+        binary: String,
+        arguments: Vec<String>,
+        serves: &'static str,
+        directory: TempDir,
+    ) -> Self {
+        let program = Program::Foreign { binary, arguments, serves };
+        Self { program, home: Home::loopback(), directory, child: None }
+    }
+
+    /// Where it runs from the next start on.
+    pub fn stand_at(&mut self, home: &Home) {
+        self.home = home.clone();
+    }
+
+    fn name(&self) -> &str {
+        match &self.program {
+            Program::Meridian { subcommand, .. } => subcommand,
+            Program::Foreign { binary, .. } => binary.rsplit('/').next().unwrap_or(binary),
+        }
     }
 
     /// Sets a key of a section for the next start.
     ///
     /// # Panics
-    /// Where the section is a plain value.
+    /// Where the section is a plain value, and of a program that has no such configuration.
     pub fn set(&mut self, section: &str, key: &str, value: impl Into<Value>) {
-        let section = self.config.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        let Program::Meridian { config, .. } = &mut self.program else {
+            panic!("{} has no sections", self.name())
+        };
+        let section = config.entry(section).or_insert_with(|| Value::Table(Table::new()));
         section.as_table_mut().unwrap().insert(key.to_owned(), value.into());
     }
 
@@ -57,32 +94,39 @@ impl Process {
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 let said = self.log_since(from);
-                if let Some(line) = listening(&said) {
+                if let Some(line) = self.program.serving(&said) {
                     return line;
                 }
                 if !self.is_running() {
                     // A connection of somebody else may have been given the port meanwhile.
                     let taken = PORT_TAKEN.iter().any(|sign| said.contains(sign));
-                    assert!(
-                        taken && Instant::now() < deadline,
-                        "meridian {} did not start:\n{said}",
-                        self.subcommand
-                    );
+                    assert!(taken && Instant::now() < deadline, "{} did not start:\n{said}", self.name());
                     break;
                 }
-                assert!(Instant::now() < deadline, "meridian {} does not listen:\n{said}", self.subcommand);
+                assert!(Instant::now() < deadline, "{} does not listen:\n{said}", self.name());
             }
         }
     }
 
     fn spawn(&mut self) -> u64 {
         assert!(self.child.is_none(), "it runs already");
-        let path = self.directory.path().join(format!("{}.toml", self.subcommand));
-        std::fs::write(&path, self.config.to_string()).unwrap();
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let from = log.metadata().unwrap().len();
-        let mut command = binary::command();
-        command.args([self.subcommand, "--config"]).arg(path).stdout(Stdio::null()).stderr(log);
+        let mut command = match &self.program {
+            Program::Meridian { subcommand, config } => {
+                let path = self.directory.path().join(format!("{subcommand}.toml"));
+                std::fs::write(&path, config.to_string()).unwrap();
+                let mut command = binary::command_at(&self.home);
+                command.args([subcommand, "--config"]).arg(path);
+                command
+            }
+            Program::Foreign { binary, arguments, .. } => {
+                let mut command = self.home.command(binary);
+                command.args(arguments).stdin(Stdio::null());
+                command
+            }
+        };
+        command.stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         from
     }
@@ -211,7 +255,7 @@ impl Process {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.directory.path().join(format!("{}.log", self.subcommand))
+        self.directory.path().join(format!("{}.log", self.name()))
     }
 
     fn log_since(&self, from: u64) -> String {
@@ -234,10 +278,20 @@ pub fn told_address(line: &serde_json::Value, name: &str) -> SocketAddr {
     told.unwrap_or_else(|| panic!("no {name} in {line}"))
 }
 
-/// The line that says where it listens.
-fn listening(log: &str) -> Option<serde_json::Value> {
-    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    lines.find(|line| line["message"] == "listening")
+impl Program {
+    /// The line of its log that says that it can be used. Ours says where it listens.
+    fn serving(&self, log: &str) -> Option<serde_json::Value> {
+        match self {
+            Self::Meridian { .. } => {
+                let mut lines =
+                    log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+                lines.find(|line| line["message"] == "listening")
+            }
+            Self::Foreign { serves, .. } => {
+                log.lines().find(|line| line.contains(serves)).map(serde_json::Value::from)
+            }
+        }
+    }
 }
 
 /// Watchers are a connection each, in this process and in the gateway, which inherits the limit.
@@ -254,7 +308,7 @@ impl Drop for Process {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let shown = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
-            eprintln!("the end of the log of meridian {}:\n{}", self.subcommand, shown.join("\n"));
+            eprintln!("the end of the log of {}:\n{}", self.name(), shown.join("\n"));
         }
     }
 }

@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{SockRef, TcpKeepalive};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -31,6 +32,13 @@ use tokio_util::task::TaskTracker;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing came for so long is asked whether its other end is still there: one that lost its network
+/// or its power said no goodbye, and holds one of `max_connections`.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// Time between two such probes.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Unanswered probes that end it. Kernels answer them, however idle or busy the client is.
+const PROBES: u32 = 3;
 /// Connections that wait for their worker.
 const QUEUE: usize = 1_024;
 /// How often a worker without lookups takes what was prepared for it.
@@ -107,6 +115,10 @@ impl Server {
         let tls = tls(config)?;
         let bind = |source| ListenError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+        // Connections inherit it, so that it costs none of them a call.
+        let probes =
+            TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+        SockRef::from(&listener).set_tcp_keepalive(&probes).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let connections = TaskTracker::new();
         let mut queues = Vec::with_capacity(workers);

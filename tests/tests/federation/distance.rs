@@ -17,14 +17,19 @@ async fn lookups_go_to_the_nearer_of_two_regions() {
     let loads = Loads::start(&world, &[(AP, SEARCH)]);
     // Whichever it is while both are as near, it is the other one's turn once it is far.
     let (before, after) = if world.share(AP, SEARCH, EU).await > 0.5 { (EU, US) } else { (US, EU) };
-    world.slow(AP, before, Duration::from_millis(100));
+    world.place.slow(AP, before, Duration::from_millis(100));
     let took = until("lookups go to the nearer region", NOTICED, async || {
         world.share(AP, SEARCH, after).await > 1.0 - 1e-9
     })
     .await;
     let trip = async |of| world.standing(AP, of).await["roundTripMs"].as_u64().unwrap();
-    let (far, near) = (trip(before).await, trip(after).await);
-    println!("lookups went to the nearer region after {took:?}, shown as {near} ms beside {far} ms");
-    assert!(far > near, "{far} ms is not farther than {near} ms");
+    println!("lookups went to the nearer region after {took:?}");
+    // What a busy machine added to the near one's has to be smoothed away too.
+    until("the far region is shown as farther", NOTICED, async || {
+        let (far, near) = (trip(before).await, trip(after).await);
+        far > near
+    })
+    .await;
+    println!("it is shown as {} ms, the other as {} ms", trip(after).await, trip(before).await);
     loads.check();
 }

@@ -1,4 +1,5 @@
 //! Three regions that federate, each with a real etcd, a gateway and a federation node, over links that can be cut.
+//! Where the fault is a cut they stand in network namespaces, and what is cut is lost; delays are made by proxies on loopback.
 //!
 //! A lookup failed if it gave no endpoint although a live one exists that its binding allows. Bounds are the contract's;
 //! what a loaded machine adds is named [`SLACK`].
@@ -9,6 +10,7 @@
     reason = "unwrap in tests is the assertion itself, in their helpers too"
 )]
 
+mod clients;
 mod disk;
 mod distance;
 mod drains;
@@ -16,6 +18,7 @@ mod instances;
 mod limits;
 mod load;
 mod memory;
+mod namespaces;
 mod outages;
 mod partitions;
 mod propagation;

@@ -1,15 +1,31 @@
-//! A whole region dies, or its federation node stands still; both come back.
+//! A whole region dies, with its processes or with its power, or its federation node stands still, or all that stands
+//! behind the gateways restarts at once; all come back.
 
-use crate::world::{AP, EU, Fleet, Loads, REGIONS, TTL, US, World, grow_old};
+use crate::world::{AP, EU, Fleet, Loads, REGIONS, Region, TTL, US, World, grow_old};
 use crate::{CATALOG, HEALED, ORDERS, RAMPED, SHORT, SLACK};
 use meridian_tests::patience::until;
 use std::time::{Duration, Instant};
 
-async fn killed(span: Duration) {
-    let mut world = World::start().await;
+/// How a region ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// Its processes die, and the kernel tells everyone.
+    Killed,
+    /// So does the machine, and nobody is told.
+    Unpowered,
+}
+
+async fn ended(end: End, span: Duration) {
+    let mut world = match end {
+        End::Killed => World::start().await,
+        End::Unpowered => World::apart().await,
+    };
     let fleet = Fleet::start(&world).await;
     let loads = Loads::far(&world);
     world.all_is_on_disk(AP).await;
+    if let End::Unpowered = end {
+        world.isolate(AP);
+    }
     world.regions[AP].kill();
     grow_old(&world, &[(EU, AP), (US, AP)], span).await;
     for at in [EU, US] {
@@ -18,6 +34,7 @@ async fn killed(span: Duration) {
     }
 
     let began = Instant::now();
+    world.place.heal();
     world.regions[AP].start_again().await;
     println!("the region runs again {:?} after its start", began.elapsed());
     let returned = Loads::start(&world, &[(AP, ORDERS), (AP, CATALOG)]);
@@ -45,7 +62,7 @@ async fn killed(span: Duration) {
 }
 
 async fn paused(span: Duration) {
-    let world = World::start().await;
+    let world = World::apart().await;
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
     world.regions[AP].node.pause();
@@ -66,9 +83,53 @@ async fn paused(span: Duration) {
     loads.check();
 }
 
+/// Every registry and every federation node is killed; gateways are alone with what they know.
+async fn restarted(span: Duration) {
+    let mut world = World::apart().await;
+    let fleet = Fleet::start(&world).await;
+    let loads = Loads::all(&world);
+    for region in &mut world.regions {
+        region.node.kill();
+        region.etcd.kill();
+    }
+    let pairs = [(AP, EU), (EU, US), (US, AP)];
+    grow_old(&world, &pairs, span).await;
+
+    let began = Instant::now();
+    let [ap, eu, us] = &mut world.regions[..] else { panic!("three regions") };
+    let start = async |region: &mut Region| {
+        region.etcd.start_again().await;
+        region.node.start().await;
+    };
+    tokio::join!(start(ap), start(eu), start(us));
+    println!("everything runs again {:?} after its start", began.elapsed());
+    let fresh = world
+        .all_show("all are fresh again", HEALED + SLACK, |shown| {
+            shown["freshness"] == "fresh" && shown["reachable"] == true
+        })
+        .await;
+    world.settled("all have their traffic again", RAMPED + SLACK).await;
+    println!("started again: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    // Beats went unheard; that is no reason to have to register again.
+    for workload in fleet.orders.iter().flatten() {
+        assert_eq!(workload.diary().registrations, 1, "{} had to register again", workload.id);
+    }
+    loads.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lookups_go_on_while_everything_behind_the_gateways_restarts() {
+    restarted(SHORT).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_others_go_on_without_a_killed_region() {
-    killed(SHORT).await;
+    ended(End::Killed, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_others_go_on_without_a_region_that_lost_its_power() {
+    ended(End::Unpowered, SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,15 +139,26 @@ async fn a_federation_node_that_stood_still_is_current_again() {
 
 /// Faults that last longer than a region takes to be called stale.
 mod long {
+    use super::{End, ended, paused, restarted};
     use crate::LONG;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_others_go_on_without_a_killed_region() {
-        super::killed(LONG).await;
+        ended(End::Killed, LONG).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lookups_go_on_while_everything_behind_the_gateways_restarts() {
+        restarted(LONG).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_others_go_on_without_a_region_that_lost_its_power() {
+        ended(End::Unpowered, LONG).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_federation_node_that_stood_still_is_current_again() {
-        super::paused(LONG).await;
+        paused(LONG).await;
     }
 }

@@ -14,7 +14,7 @@ const UNREACHABLE: Duration = Duration::from_secs(5 + 1);
 const SEVERED: [(usize, usize); 4] = [(EU, AP), (US, AP), (AP, EU), (AP, US)];
 
 async fn isolated(span: Duration, cut: impl Fn(&World)) {
-    let world = World::start().await;
+    let world = World::apart().await;
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
     cut(&world);
@@ -44,7 +44,7 @@ async fn isolated(span: Duration, cut: impl Fn(&World)) {
     assert!(u128::from(age) + 1_000 >= span.as_millis(), "{age} ms, cut off for {span:?}");
 
     let healed = Instant::now();
-    world.heal();
+    world.place.heal();
     let fresh = world
         .all_show("all are fresh again", HEALED + SLACK, |shown| {
             shown["freshness"] == "fresh" && shown["reachable"] == true
@@ -56,13 +56,12 @@ async fn isolated(span: Duration, cut: impl Fn(&World)) {
 }
 
 fn cut_both_ways(world: &World) {
-    world.cut(AP, EU);
-    world.cut(AP, US);
+    world.isolate(AP);
 }
 
 fn cut_off_from_being_heard(world: &World) {
-    world.cut_one_way(AP, EU);
-    world.cut_one_way(AP, US);
+    world.place.cut_one_way(AP, EU);
+    world.place.cut_one_way(AP, US);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,10 +77,10 @@ async fn a_region_that_is_not_heard_grows_suspect_and_comes_back() {
 /// The third region passes on what each of the two tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_regions_whose_link_is_cut_know_each_other_by_the_third() {
-    let world = World::start().await;
+    let world = World::apart().await;
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
-    world.cut(AP, EU);
+    world.place.cut(AP, EU);
     let pairs = [(AP, EU), (EU, AP)];
     let unreachable = until("each sees that the other does not answer", UNREACHABLE + SLACK, async || {
         world.standing(AP, EU).await["reachable"] == false
@@ -110,7 +109,7 @@ async fn two_regions_whose_link_is_cut_know_each_other_by_the_third() {
     .await;
     println!("news took {took:?} by the third region");
     assert_eq!(answer["endpoints"][0]["region"], REGIONS[AP], "{}", answer.json);
-    world.heal();
+    world.place.heal();
     let took = world.settled("each reaches the other again", HEALED + SLACK).await;
     println!("healed after {took:?}");
     loads.check();
@@ -135,8 +134,8 @@ mod long {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_region_that_hears_nothing_grows_stale_and_comes_back() {
         let cut = |world: &World| {
-            world.cut_one_way(EU, AP);
-            world.cut_one_way(US, AP);
+            world.place.cut_one_way(EU, AP);
+            world.place.cut_one_way(US, AP);
         };
         isolated(LONG, cut).await;
     }

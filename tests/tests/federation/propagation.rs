@@ -43,6 +43,10 @@ async fn a_registration_is_seen_in_another_region_at_once() {
     took.sort();
     let at = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
     println!("across regions: p50 {:?}, p90 {:?}, p99 {:?} of {ROUNDS}", at(50), at(90), at(99));
-    println!("bytes between the two: {} there, {} back", world.carried(EU, AP), world.carried(AP, EU));
+    println!(
+        "bytes between the two: {} there, {} back",
+        world.place.carried(EU, AP),
+        world.place.carried(AP, EU)
+    );
     assert!(at(99) <= P99 + SLACK, "{took:?}");
 }

@@ -94,7 +94,7 @@ async fn other_regions_keep_what_a_wiped_registry_forgot() {
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
     let told = Duration::from_secs(2 * TTL);
-    forgotten(&mut world, loads, told, async |world| world.regions[AP].etcd.wipe()).await;
+    forgotten(&mut world, loads, told, async |world| world.regions[AP].etcd.real().wipe()).await;
 }
 
 /// Nobody in the region remembers how far its registry was, and others do. What the registry lost is theirs to keep until
@@ -102,7 +102,7 @@ async fn other_regions_keep_what_a_wiped_registry_forgot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_set_back_while_nobody_watched_is_raised_past_what_others_saw() {
     let mut world = World::start().await;
-    world.regions[AP].etcd.snapshot();
+    world.regions[AP].etcd.real().snapshot();
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::far(&world);
     forgotten(&mut world, loads, BLIND, async |world| {
@@ -110,7 +110,7 @@ async fn a_registry_set_back_while_nobody_watched_is_raised_past_what_others_saw
         region.kill();
         region.gateway.forget();
         region.node.forget();
-        region.etcd.restore();
+        region.etcd.real().restore();
         region.node.start().await;
         region.gateway.start().await;
     })

@@ -1,4 +1,4 @@
-//! The world: regions, the links between them, and who asks what in them.
+//! The world: regions, the place where they stand, and who asks what in them.
 
 use crate::{CATALOG, LEDGER, ORDERS, PACE, SLACK};
 use meridian_federation::service::certificates::{Authority, KeyKind, Lifetime};
@@ -6,12 +6,14 @@ use meridian_federation::service::material::Files;
 use meridian_federation::service::name::{PeerName, Station};
 use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::{Client, registration};
+use meridian_tests::etcd::EtcdProcess;
 use meridian_tests::federation::FederationProcess;
 use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, etcd};
+use meridian_tests::home::Home;
 use meridian_tests::load::Load;
 use meridian_tests::patience::until;
-use meridian_tests::proxy::{Direction, Proxy};
+use meridian_tests::place::Place;
 use meridian_tests::tokens::Issuer;
 use meridian_tests::workload::Workload;
 use serde_json::Value;
@@ -33,11 +35,69 @@ pub(crate) const TTL: u64 = 3;
 /// Longest that three regions may take to know each other after their start.
 const MEETING: Duration = Duration::from_secs(30);
 
+/// A region's etcd, by where it runs.
+pub(crate) enum Registry {
+    Loopback(RealEtcd),
+    Namespace(EtcdProcess),
+}
+
+impl Registry {
+    async fn start(home: &Home) -> Self {
+        if home.is_loopback() {
+            return Self::Loopback(tokio::task::spawn_blocking(RealEtcd::start).await.unwrap());
+        }
+        Self::Namespace(EtcdProcess::started(home).await)
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        match self {
+            Self::Loopback(etcd) => etcd.endpoints(),
+            Self::Namespace(etcd) => etcd.endpoints(),
+        }
+    }
+
+    /// The one on loopback, which can be set back.
+    pub(crate) fn real(&mut self) -> &mut RealEtcd {
+        match self {
+            Self::Loopback(etcd) => etcd,
+            Self::Namespace(_) => panic!("registries are set back on loopback"),
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        match self {
+            Self::Loopback(etcd) => etcd.stop(),
+            Self::Namespace(etcd) => etcd.kill(),
+        }
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        match self {
+            Self::Loopback(etcd) => etcd.start_again(),
+            Self::Namespace(etcd) => etcd.start().await,
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        match self {
+            Self::Loopback(etcd) => etcd.pause(),
+            Self::Namespace(etcd) => etcd.pause(),
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        match self {
+            Self::Loopback(etcd) => etcd.resume(),
+            Self::Namespace(etcd) => etcd.resume(),
+        }
+    }
+}
+
 /// One region. It ends before its registry.
 pub(crate) struct Region {
     pub(crate) gateway: GatewayProcess,
     pub(crate) node: FederationProcess,
-    pub(crate) etcd: RealEtcd,
+    pub(crate) etcd: Registry,
 }
 
 impl Region {
@@ -45,21 +105,20 @@ impl Region {
     pub(crate) fn kill(&mut self) {
         self.gateway.kill();
         self.node.kill();
-        self.etcd.stop();
+        self.etcd.kill();
     }
 
     pub(crate) async fn start_again(&mut self) {
-        self.etcd.start_again();
+        self.etcd.start_again().await;
         self.node.start().await;
         self.gateway.start().await;
     }
 }
 
-/// All regions and what connects them. Inside a region nothing is ever cut.
+/// All regions and what connects them. They end before their place.
 pub(crate) struct World {
     pub(crate) regions: Vec<Region>,
-    /// By who dials and who is dialled.
-    links: BTreeMap<(usize, usize), Proxy>,
+    pub(crate) place: Place,
     issuer: Issuer,
     _certificates: TempDir,
 }
@@ -111,28 +170,33 @@ pub(crate) fn certificates() -> TempDir {
 }
 
 impl World {
-    /// Three regions that know each other.
+    /// Three regions on loopback that know each other.
     pub(crate) async fn start() -> Self {
+        Self::start_in(Place::on_loopback(REGIONS.len()).await).await
+    }
+
+    /// The same in network namespaces, where what is cut is lost.
+    pub(crate) async fn apart() -> Self {
+        Self::start_in(Place::in_namespaces(REGIONS.len())).await
+    }
+
+    async fn start_in(place: Place) -> Self {
         let (issuer, certificates) = (Issuer::init(), certificates());
-        let mut links = BTreeMap::new();
-        for pair in (0..REGIONS.len()).flat_map(|a| (0..REGIONS.len()).map(move |b| (a, b))) {
-            if pair.0 != pair.1 {
-                links.insert(pair, Proxy::listen().await);
-            }
-        }
         let region = async |at: usize| {
-            let etcd_process = tokio::task::spawn_blocking(RealEtcd::start).await.unwrap();
+            let home = place.home(at);
+            let etcd_process = Registry::start(&home).await;
             let registry = etcd(&etcd_process.endpoints());
-            let peers: Vec<(String, Vec<String>)> = links
-                .iter()
-                .filter(|((from, _), _)| *from == at)
-                .map(|((_, to), link)| (REGIONS[*to].to_owned(), vec![format!("https://{}", link.address())]))
+            let others = (0..REGIONS.len()).filter(|to| *to != at);
+            let peers: Vec<(String, Vec<String>)> = others
+                .map(|to| (REGIONS[to].to_owned(), vec![format!("https://{}", place.dials(at, to))]))
                 .collect();
             let of = |word: &str| tls(certificates.path(), &format!("{}-{word}", REGIONS[at]));
             let mut node =
-                FederationProcess::of(REGIONS[at], &zones(at), registry.clone(), &peers, of("node"));
+                FederationProcess::of(REGIONS[at], &zones(at), registry.clone(), &peers, of("node"))
+                    .at(&home, place.listens(at));
             node.start().await;
             let gateway = GatewayProcess::of(REGIONS[at], &zones(at), &issuer, registry)
+                .at(&home)
                 .with("federation", "nodes", vec![format!("https://{}", node.address())])
                 .with("federation", "tls", of("gateway"))
                 .started()
@@ -141,10 +205,10 @@ impl World {
         };
         let (ap, eu, us) = tokio::join!(region(AP), region(EU), region(US));
         let regions = vec![ap, eu, us];
-        for ((_, to), link) in &links {
-            link.lead_to(regions[*to].node.address());
+        for (at, region) in regions.iter().enumerate() {
+            place.found(at, region.node.address());
         }
-        let world = Self { regions, links, issuer, _certificates: certificates };
+        let world = Self { regions, place, issuer, _certificates: certificates };
         let took = world.settled("the regions meet", MEETING).await;
         println!("the regions know each other {took:?} after the last has started");
         world
@@ -279,33 +343,9 @@ impl World {
         endpoints.filter(|e| e["region"] == REGIONS[from]).filter_map(|e| e["share"].as_f64()).sum()
     }
 
-    /// Nothing goes between two regions.
-    pub(crate) fn cut(&self, a: usize, b: usize) {
-        self.cut_one_way(a, b);
-        self.cut_one_way(b, a);
-    }
-
-    /// Nothing goes from a region to another, on whosever connections.
-    pub(crate) fn cut_one_way(&self, from: usize, to: usize) {
-        self.links[&(from, to)].cut_one_way(Direction::There);
-        self.links[&(to, from)].cut_one_way(Direction::Back);
-    }
-
-    /// Everything between two regions takes so much longer, each way.
-    pub(crate) fn slow(&self, a: usize, b: usize, by: Duration) {
-        for link in [&self.links[&(a, b)], &self.links[&(b, a)]] {
-            link.delay(Direction::There, by);
-            link.delay(Direction::Back, by);
-        }
-    }
-
-    pub(crate) fn heal(&self) {
-        self.links.values().for_each(Proxy::heal);
-    }
-
-    /// Bytes that went from a region to another.
-    pub(crate) fn carried(&self, from: usize, to: usize) -> u64 {
-        self.links[&(from, to)].carried(Direction::There) + self.links[&(to, from)].carried(Direction::Back)
+    /// A region is cut off from all others.
+    pub(crate) fn isolate(&self, at: usize) {
+        (0..REGIONS.len()).filter(|other| *other != at).for_each(|other| self.place.cut(at, other));
     }
 }
 
