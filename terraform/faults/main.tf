@@ -13,14 +13,14 @@ resource "terraform_data" "fault" {
     project    = var.project
     image      = var.faults_image
     delay      = var.delay
-    rate       = var.rate
+    jitter     = var.jitter
     token_file = var.token_file == null ? abspath("${path.module}/../local/.run/${var.project}/tokens/operator") : abspath(var.token_file)
   }
 
   provisioner "local-exec" {
     command = join(" ", [
       "'${path.module}/fault' begin ${self.triggers_replace.fault} --project ${self.triggers_replace.project} --region ${self.triggers_replace.region}",
-      "--image '${self.triggers_replace.image}' --delay ${self.triggers_replace.delay} --rate ${self.triggers_replace.rate}",
+      "--image '${self.triggers_replace.image}' --delay ${self.triggers_replace.delay} --jitter ${self.triggers_replace.jitter}",
       "--token-file '${self.triggers_replace.token_file}'",
     ])
     quiet = true

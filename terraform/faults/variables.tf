@@ -31,30 +31,30 @@ variable "project" {
 }
 
 variable "faults_image" {
-  description = "Image with iptables, ip and tc, as terraform/images/build makes it."
+  description = "Image of the tools that faults need, as terraform/images/build makes it."
   type        = string
   default     = "meridian-faults:dev"
 }
 
 variable "delay" {
-  description = "Of slow: how much longer everything takes, where the kernel has netem."
+  description = "Of slow: how much longer a round trip takes, half of it on each way."
   type        = string
   default     = "150ms"
 
   validation {
-    condition     = can(regex("^[1-9][0-9]*ms$", var.delay))
-    error_message = "A delay is whole milliseconds, such as 150ms."
+    condition     = can(regex("^[1-9][0-9]{0,4}ms$", var.delay))
+    error_message = "A delay is whole milliseconds below 100 s, such as 150ms."
   }
 }
 
-variable "rate" {
-  description = "Of slow, where the kernel has no netem: how wide the line is."
+variable "jitter" {
+  description = "Of slow: by how much a round trip takes longer or shorter than the delay."
   type        = string
-  default     = "128kbit"
+  default     = "10ms"
 
   validation {
-    condition     = can(regex("^[1-9][0-9]*[km]bit$", var.rate))
-    error_message = "A rate is a whole number of kbit or mbit."
+    condition     = can(regex("^[0-9]{1,5}ms$", var.jitter))
+    error_message = "A jitter is whole milliseconds, such as 10ms."
   }
 }
 

@@ -23,11 +23,20 @@ locals {
       for n in range(1, region.gateways + 1) : "${name}-gateway-${n}" => { region = name, port = region.port + var.port_offset + n - 1 }
     }
   ]...)
+  # Each has the port that follows from its service's place among the region's, its zone and its number, and from no other's count.
   workloads = merge(flatten([
     for name, region in var.regions : [
       for service, count in region.workloads : [
-        for zone in local.zones[name] : {
-          for n in range(1, count + 1) : "${zone}-${service}-${n}" => { region = name, zone = zone, service = service }
+        for z, zone in local.zones[name] : {
+          for n in range(1, count + 1) : "${zone}-${service}-${n}" => {
+            region  = name
+            zone    = zone
+            service = service
+            port = (
+              region.port + var.port_offset + 10 +
+              (index(sort(keys(region.workloads)), service) * 10 + n - 1) * length(region.zones) + z
+            )
+          }
         }
       ]
     ]
@@ -130,9 +139,10 @@ module "etcd" {
   name   = "${var.project}-${each.key}"
   labels = merge(local.labels, { "meridian.role" = "etcd", "meridian.region" = each.value.region })
   container = {
-    image    = var.etcd_image
-    networks = [{ name = module.network[each.value.region].name }]
-    volumes  = { "${var.project}-${each.key}" = "/var/lib/etcd" }
+    image      = var.etcd_image
+    entrypoint = var.etcd_entrypoint
+    networks   = [{ name = module.network[each.value.region].name }]
+    volumes    = { "${var.project}-${each.key}" = "/var/lib/etcd" }
     command = [
       "--name=${each.key}", "--data-dir=/var/lib/etcd", "--log-level=warn",
       "--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://${var.project}-${each.key}:2379",
@@ -194,14 +204,16 @@ module "workload" {
   name   = "${var.project}-${each.key}"
   labels = merge(local.labels, { "meridian.role" = "workload", "meridian.region" = each.value.region, "meridian.service" = each.value.service })
   container = {
-    image       = var.image
-    networks    = [{ name = module.network[each.value.region].name }]
-    files       = { "${local.directory}/tokens/${each.value.service}" = "/etc/meridian/token" }
-    environment = { MERIDIAN_GATEWAY = "http://gateway:8500" }
-    command = [
-      "register", each.value.service, "--id", each.key, "--host", "${var.project}-${each.key}", "--port", "8080", "--zone", each.value.zone,
-      "--ttl", var.lease, "--token-file", "/etc/meridian/token", "--hold",
-    ]
+    image    = var.workload_image
+    networks = [{ name = module.network[each.value.region].name }]
+    ports    = [{ address = "127.0.0.1", host = each.value.port, container = 8080 }]
+    files    = { "${local.directory}/tokens/${each.value.service}" = "/etc/meridian/token" }
+    environment = {
+      MERIDIAN_GATEWAY = "http://gateway:8500", SERVICE = each.value.service, INSTANCE = each.key, ZONE = each.value.zone,
+      REGION           = each.value.region
+    }
+    # Registered under the address at which this machine reaches it, as callers of the gateways' ports are there.
+    command       = ["--host", "127.0.0.1", "--port", tostring(each.value.port), "--ttl", var.lease, "--token-file", "/etc/meridian/token"]
     restart       = "on-failure:10"
     wait_seconds  = var.wait_seconds
     grace_seconds = 5

@@ -32,6 +32,11 @@ output "instances" {
   }
 }
 
+output "workload_urls" {
+  description = "URLs of the instances on this machine, by instance: what lookups give."
+  value       = { for id, workload in local.workloads : id => "http://127.0.0.1:${workload.port}" }
+}
+
 output "containers" {
   description = "How many containers there are, by what they run."
   value = {

@@ -11,8 +11,9 @@ variable "project" {
 
 variable "regions" {
   description = <<-EOT
-    The regions by name. `port`: the first gateway is published on this port of loopback, the second on the next. `zones`: the name of the region with
-    these endings. `etcd_members`: 1 or 3. `gateways`: how many. `workloads`: service to the number of its instances in each zone.
+    The regions by name. `port`: the first gateway is published on this port of loopback, the second on the next; instances of workloads from ten
+    above, ten places for each service in the order of their names, and a port for each zone in a place. `zones`: the name of the region with these
+    endings. `etcd_members`: 1 or 3. `gateways`: how many. `workloads`: service to the number of its instances in each zone.
   EOT
   type = map(object({
     port         = number
@@ -23,8 +24,8 @@ variable "regions" {
   }))
   default = {
     ap-south-1 = { port = 28500 }
-    eu-west-1  = { port = 28510, etcd_members = 1 }
-    us-east-1  = { port = 28520, etcd_members = 1 }
+    eu-west-1  = { port = 28600, etcd_members = 1 }
+    us-east-1  = { port = 28700, etcd_members = 1 }
   }
 
   validation {
@@ -43,11 +44,25 @@ variable "regions" {
   }
 
   validation {
-    condition = alltrue([for region in var.regions : region.port >= 1024 && region.port + region.gateways <= 65536]) && (
-      length(distinct(flatten([for region in var.regions : range(region.port, region.port + region.gateways)]))) ==
-      length(flatten([for region in var.regions : range(region.port, region.port + region.gateways)]))
-    )
-    error_message = "Ports are from 1024 to 65535, and no two gateways share one."
+    condition = alltrue([
+      for region in var.regions :
+      region.port >= 1024 && region.port + 9 + 10 * length(region.workloads) * length(region.zones) <= 65535 && floor(region.port) == region.port
+    ])
+    error_message = "Ports are from 1024 to 65535, those of workloads included."
+  }
+
+  validation {
+    condition = length(distinct(flatten([
+      for region in var.regions : [
+        range(region.port, region.port + region.gateways), [
+          for place, service in sort(keys(region.workloads)) :
+          range(region.port + 10 + 10 * place * length(region.zones), region.port + 10 + (10 * place + region.workloads[service]) * length(region.zones))
+        ]
+      ]
+      ]))) == sum([
+      for region in var.regions : region.gateways + sum(concat([0], values(region.workloads))) * length(region.zones)
+    ])
+    error_message = "Two gateways or workloads would share a port: set the regions' ports further apart."
   }
 
   validation {
@@ -78,7 +93,10 @@ variable "port_offset" {
   default     = 0
 
   validation {
-    condition     = alltrue([for region in var.regions : region.port + var.port_offset >= 1024 && region.port + var.port_offset + region.gateways <= 65536])
+    condition = alltrue([
+      for region in var.regions :
+      region.port + var.port_offset >= 1024 && region.port + var.port_offset + 9 + 10 * length(region.workloads) * length(region.zones) <= 65535
+    ])
     error_message = "Ports are from 1024 to 65535 with the offset, too."
   }
 }
@@ -90,9 +108,21 @@ variable "image" {
 }
 
 variable "etcd_image" {
-  description = "Image of etcd: the one that terraform/images/build makes, or a public one whose entry point is etcd."
+  description = "Image of etcd: the one that terraform/images/build makes, or a public one."
   type        = string
   default     = "meridian-etcd:dev"
+}
+
+variable "etcd_entrypoint" {
+  description = "Program to start of etcd_image, where its own entry point is not etcd: of quay.io/coreos/etcd that is /usr/local/bin/etcd."
+  type        = string
+  default     = null
+}
+
+variable "workload_image" {
+  description = "Image of the demo workloads, as terraform/images/build makes it."
+  type        = string
+  default     = "meridian-workload:dev"
 }
 
 variable "directory" {

@@ -15,11 +15,15 @@ locals {
   options = var.container == null ? [] : concat(
     ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--pids-limit=512", "--restart=${var.container.restart}",
     "--log-opt=max-size=10m", "--log-opt=max-file=2", "--tmpfs=/tmp"],
+    var.container.entrypoint == null ? [] : ["--entrypoint=${var.container.entrypoint}"],
     [for name, value in var.container.environment : "--env=${name}=${value}"],
     [for port in var.container.ports : "--publish=${port.address}:${port.host}:${port.container}"],
     [for volume, path in var.container.volumes : "--volume=${volume}:${path}"],
     [for from, to in var.container.files : "--volume=${from}:${to}:ro"],
   )
+
+  # What terraform/images/build says it built under this name: an image that was built again is another image. Others have no file.
+  image_id = try(trimspace(file("${path.module}/../../images/.built/${replace(local.container.image, "/[^a-zA-Z0-9._-]/", "_")}")), "")
 
   # All that an object is; when any of it changes, this object is replaced and no other.
   object = {
@@ -27,6 +31,7 @@ locals {
     NAME          = var.name
     LABELS        = join("\n", [for name, value in var.labels : "${name}=${value}"])
     IMAGE         = try(local.container.image, "")
+    IMAGE_ID      = local.image_id
     COMMAND       = try(join("\n", local.container.command), "")
     OPTIONS       = join("\n", local.options)
     VOLUMES       = try(join("\n", [for volume, path in local.container.volumes : "${volume}:${path}"]), "")

@@ -15,13 +15,15 @@ variable "labels" {
 
 variable "container" {
   description = <<-EOT
-    What to run; null makes a network. `networks`: the first is where it starts, with the name that others there know it by.
-    `volumes`: volume to path, made empty and removed with the container. `files`: file or folder of this machine to path, for reading.
-    `config`: text that is kept in `file` on this machine and seen as /etc/meridian/config.toml. `wait_seconds`: how long it may take until it is
-    healthy by its image's health check, 0 not to wait. `grace_seconds`: how long it may take to stop.
+    What to run, with the image's entry point unless another is named; null makes a network. `networks`: the first is where it
+    starts, with the name that others there know it by. `volumes`: volume to path, made empty and removed with the container. `files`: file
+    or folder of this machine to path, for reading. `config`: text that is kept in `file` on this machine and seen as
+    /etc/meridian/config.toml. `wait_seconds`: how long it may take until it is healthy by its image's health check, 0 not to wait.
+    `grace_seconds`: how long it may take to stop.
   EOT
   type = object({
     image         = string
+    entrypoint    = optional(string)
     command       = list(string)
     environment   = optional(map(string), {})
     networks      = list(object({ name = string, alias = optional(string) }))

@@ -6,8 +6,8 @@ run "apply" {
   variables {
     regions = {
       ap-south-1 = { port = 28600, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
-      eu-west-1  = { port = 28601, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
-      us-east-1  = { port = 28602, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
+      eu-west-1  = { port = 28650, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
+      us-east-1  = { port = 28700, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
     }
   }
 
@@ -22,8 +22,8 @@ run "again" {
   variables {
     regions = {
       ap-south-1 = { port = 28600, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
-      eu-west-1  = { port = 28601, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
-      us-east-1  = { port = 28602, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
+      eu-west-1  = { port = 28650, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
+      us-east-1  = { port = 28700, etcd_members = 1, gateways = 1, workloads = { orders-api = 1, probe-api = 0 } }
     }
   }
 

@@ -12,9 +12,33 @@ run "three_regions" {
     error_message = "a network for each region, a certificate for each gateway and node"
   }
   assert {
-    condition     = output.gateways["eu-west-1"] == ["http://127.0.0.1:28510", "http://127.0.0.1:28511"]
+    condition     = output.gateways["eu-west-1"] == ["http://127.0.0.1:28600", "http://127.0.0.1:28601"]
     error_message = "gateways are published on loopback"
   }
+}
+
+run "more_instances_move_no_others" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, workloads = { a = 3, b = 2 } } }
+  }
+
+  assert {
+    condition = output.workload_urls == {
+      onea-a-1 = "http://127.0.0.1:9010", oneb-a-1 = "http://127.0.0.1:9011", onea-a-2 = "http://127.0.0.1:9012"
+      oneb-a-2 = "http://127.0.0.1:9013", onea-a-3 = "http://127.0.0.1:9014", oneb-a-3 = "http://127.0.0.1:9015"
+      onea-b-1 = "http://127.0.0.1:9030", oneb-b-1 = "http://127.0.0.1:9031", onea-b-2 = "http://127.0.0.1:9032", oneb-b-2 = "http://127.0.0.1:9033"
+    }
+    error_message = "instances are published from ten ports above their region's, ten places for each service"
+  }
+}
+
+run "a_port_has_one_workload" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, workloads = { a = 1, b = 1 } }, two = { port = 9021, workloads = { a = 1 } } }
+  }
+  expect_failures = [var.regions]
 }
 
 run "other_regions" {
@@ -22,7 +46,7 @@ run "other_regions" {
   variables {
     regions = {
       one = { port = 9000, zones = ["x"], etcd_members = 1, gateways = 3, workloads = { a = 2, b = 0 } }
-      two = { port = 9003, zones = ["x", "y", "z"], gateways = 1, workloads = { a = 1 } }
+      two = { port = 9030, zones = ["x", "y", "z"], gateways = 1, workloads = { a = 1 } }
     }
   }
 
@@ -71,7 +95,7 @@ run "a_second_copy_has_other_ports" {
   }
 
   assert {
-    condition     = output.gateways["eu-west-1"] == ["http://127.0.0.1:29510", "http://127.0.0.1:29511"]
+    condition     = output.gateways["eu-west-1"] == ["http://127.0.0.1:29600", "http://127.0.0.1:29601"]
     error_message = "the offset is added"
   }
 }

@@ -3,9 +3,14 @@
 use crate::place::{ORDERS, Place, REGIONS, docker, meridian, said, variable};
 use meridian_tests::binary;
 use meridian_tests::client::Client;
+use meridian_tests::patience::until;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::Output;
+use std::time::Duration;
+
+/// For what a gateway shows of its own region.
+const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_apply_changes_what_was_changed_and_a_destroy_leaves_nothing() {
@@ -17,9 +22,13 @@ async fn an_apply_changes_what_was_changed_and_a_destroy_leaves_nothing() {
     assert_eq!(before.len(), 3 + 2 * 2 * 3, "{before:?}");
     assert!(place.is_as_said(), "a second apply would change something");
 
+    what_docker_lost_is_made_again(&place);
+    let before = place.objects();
     an_image_tells_whether_its_process_is_ready(&place);
+    slowness_shows_in_round_trips(&place).await;
     what_is_rendered_is_taken(&place);
     policies_are_refused_before_they_are_bound(&place).await;
+    a_policy_comes_from_its_source(&place).await;
 
     let settings = json!({ "lookups": { "max_remote_age": "30m" } });
     place.set("settings", settings);
@@ -49,6 +58,117 @@ async fn an_apply_changes_what_was_changed_and_a_destroy_leaves_nothing() {
     assert!(!place.directory().join("run").join(&place.project).exists(), "keys were left behind");
 }
 
+/// `terraform apply|destroy` of `terraform/policies` for orders-api in the first region.
+fn policies(place: &Place, command: &str, more: &[(&str, Value)]) -> Output {
+    let init = place.terraform("policies", "init", &["-input=false"]).output().unwrap();
+    assert!(init.status.success(), "{}", said(&init));
+    let given = [
+        ("gateway", json!(format!("http://{}", place.gateways(0)[0]))),
+        ("token_file", json!(place.operator())),
+        ("meridian", meridian()),
+        ("service", json!(ORDERS)),
+    ];
+    let mut all: BTreeMap<&str, Value> = BTreeMap::from(given);
+    all.extend(more.iter().cloned());
+    let variables: Vec<String> = all.iter().map(|(name, value)| variable(name, value)).collect();
+    let arguments = ["-no-color", "-input=false", "-auto-approve"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(variables.iter().map(String::as_str)).collect();
+    // What a policy is built of is built once for all runs.
+    let sources = concat!(env!("CARGO_TARGET_TMPDIR"), "/policies-from-source");
+    place.terraform("policies", command, &arguments).env("CARGO_TARGET_DIR", sources).output().unwrap()
+}
+
+/// Built, uploaded, tried and bound; refused with the gate's own words where its cases do not hold; rolled back. Ends as it
+/// began.
+async fn a_policy_comes_from_its_source(place: &Place) {
+    let folder = place.directory().join("preview");
+    let made =
+        binary::command().args(["policy", "new", "preview", "--directory"]).arg(&folder).output().unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    let operator = place.client(0);
+    let lookup = format!("/v1/resolve/{ORDERS}");
+    let source = |version: &str| {
+        [
+            ("policy", json!("preview")),
+            ("source_directory", json!(folder)),
+            ("stage", json!("active")),
+            ("config", json!(json!({ "previewVersion": version }).to_string())),
+        ]
+    };
+
+    let output = policies(place, "apply", &source("2"));
+    assert!(output.status.success(), "{}", said(&output));
+    until("the policy answers", SOON, async || operator.get(&lookup).await["policy"]["name"] == "preview")
+        .await;
+    let answered = operator.get(&lookup).await.expect(200);
+    assert_eq!(answered["policy"]["outcome"], "ok", "{}", answered.json);
+    assert_eq!(answered.endpoints(), ["o-1"], "{}", answered.json);
+
+    // Its schema does not take this one, which shows when it is tried.
+    let output = policies(place, "apply", &source(""));
+    assert!(
+        !output.status.success() && said(&output).contains("/previewVersion must have"),
+        "{}",
+        said(&output)
+    );
+
+    let cases = folder.join("cases.json");
+    let right = std::fs::read_to_string(&cases).unwrap();
+    let wrong = right.replacen("[[\"a-1\"]", "[[\"b-1\"]", 1);
+    assert_ne!(right, wrong);
+    std::fs::write(&cases, wrong).unwrap();
+    let output = policies(place, "apply", &source("2"));
+    let gate = ["trial-failed", "test-cases", "should give tiers"];
+    let refused = !output.status.success() && gate.iter().all(|word| said(&output).contains(word));
+    assert!(refused, "{}", said(&output));
+    let still = operator.get(&lookup).await.expect(200);
+    assert_eq!(still["policy"], answered["policy"], "what was refused is bound");
+
+    std::fs::write(&cases, right).unwrap();
+    let output = policies(place, "destroy", &source("2"));
+    assert!(output.status.success(), "{}", said(&output));
+    until("the policy is rolled back", SOON, async || {
+        operator.get(&lookup).await["policy"]["name"] != "preview"
+    })
+    .await;
+}
+
+/// Asked for 200 ms, a gateway of another region measures about that, and no more of it when it has ended.
+async fn slowness_shows_in_round_trips(place: &Place) {
+    let client = place.client(0);
+    let path = format!("/v1/regions/{}", REGIONS[1]);
+    let measured = async |what: &str, range: std::ops::Range<u64>| {
+        let within = async || range.contains(&client.get(&path).await.expect(200).number("roundTripMs"));
+        println!("{what}: after {:?}", until(what, Duration::from_secs(120), within).await);
+    };
+    measured("round trips as fast as this machine", 0..60).await;
+    place.fault_with("begin", "slow", REGIONS[1], &["--delay", "200ms", "--jitter", "20ms"]);
+    // Smoothed, and told anew when it has changed by a quarter.
+    measured("round trips of 200 ms", 150..400).await;
+    place.fault("end", "slow", REGIONS[1]);
+    measured("round trips as fast again", 0..60).await;
+}
+
+/// Removed by hand, or of an image that was built again.
+fn what_docker_lost_is_made_again(place: &Place) {
+    let before = place.objects();
+    let gateway = place.containers(REGIONS[1], "gateway").remove(0);
+    let _ = docker(&["rm", "--force", &gateway]);
+    let output = place.mend();
+    assert!(output.status.success() && said(&output).contains("is gone"), "{}", said(&output));
+    let after = place.objects();
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    let replaced = before.iter().filter(|(name, id)| after[*name] != **id).count();
+    assert_eq!(replaced, 1, "{before:?} {after:?}");
+    assert!(place.is_as_said(), "what was mended is to be made again");
+
+    let file = place.built("meridian");
+    let built = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "another").unwrap();
+    assert!(!place.is_as_said(), "an image that was built again changes nothing");
+    std::fs::write(&file, built).unwrap();
+}
+
 /// Ends as it began: nothing bound.
 async fn policies_are_refused_before_they_are_bound(place: &Place) {
     let operator = place.client(0);
@@ -64,24 +184,9 @@ async fn policies_are_refused_before_they_are_bound(place: &Place) {
     let owner = Client::new(place.gateways(0)[0]).bearing(workload.trim());
     let _ = owner.register(ORDERS, "o-1", &token).await.expect(201);
 
-    let bound = |command: &str, more: &[(&str, Value)]| -> Output {
-        let given = [
-            ("gateway", json!(format!("http://{}", place.gateways(0)[0]))),
-            ("token_file", json!(place.operator())),
-            ("meridian", meridian()),
-            ("policy", json!("canary")),
-            ("service", json!(ORDERS)),
-        ];
-        let mut all: BTreeMap<&str, Value> = BTreeMap::from(given);
-        all.extend(more.iter().cloned());
-        let variables: Vec<String> = all.iter().map(|(name, value)| variable(name, value)).collect();
-        let arguments = ["-no-color", "-input=false", "-auto-approve"];
-        let arguments: Vec<&str> =
-            arguments.into_iter().chain(variables.iter().map(String::as_str)).collect();
-        place.terraform("policies", command, &arguments).output().unwrap()
+    let bound = |command: &str, more: &[(&str, Value)]| {
+        policies(place, command, &[&[("policy", json!("canary"))], more].concat())
     };
-    let init = place.terraform("policies", "init", &["-input=false"]).output().unwrap();
-    assert!(init.status.success(), "{}", said(&init));
 
     // Refused by the policy itself when it is tried, and by the gate when it is uploaded.
     let wrong = place.directory().join("wrong.wasm");

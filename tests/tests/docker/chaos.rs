@@ -76,6 +76,9 @@ async fn no_lookup_fails_while_regions_break() {
     let place = Place::new();
     place.apply();
     println!("settled after {:?}", place.settled(INSTANCES, SETTLED).await);
+    for at in 0..REGIONS.len() {
+        place.endpoints_answer(at, INSTANCES as usize).await;
+    }
 
     let loads: Vec<Load> = (0..REGIONS.len())
         .map(|at| Load::start(&place.gateways(at), &format!("/v1/resolve/{ORDERS}"), PACE))

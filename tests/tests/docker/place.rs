@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -18,6 +18,9 @@ pub(crate) const REGIONS: [&str; 3] = ["ap-south-1", "eu-west-1", "us-east-1"];
 pub(crate) const GATEWAYS: u16 = 2;
 /// Has an instance in each zone of each region.
 pub(crate) const ORDERS: &str = "orders-api";
+
+/// From one region's first port to the next one's: workloads are published from ten above.
+const APART: u16 = 50;
 
 /// Below what systems give out by themselves (Linux: from 32768), so that no connection of somebody else holds one.
 const PORTS: std::ops::Range<u16> = 21_000..31_000;
@@ -77,12 +80,13 @@ impl Place {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let project = format!("mt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().unwrap();
-        let port = ports(3 * GATEWAYS);
+        let port = ports(3 * APART);
         copy_terraform(directory.path());
         let mut place = Self { project, variables: BTreeMap::new(), directory, port };
         place.variables.insert("project", json!(place.project));
         place.variables.insert("image", json!(image("meridian")));
         place.variables.insert("etcd_image", json!(image("meridian-etcd")));
+        place.variables.insert("workload_image", json!(image("meridian-workload")));
         place.variables.insert("directory", json!(place.directory.path().join("run")));
         place.set_workloads([1; 3]);
         place
@@ -96,7 +100,7 @@ impl Place {
     /// All regions with so many instances in each zone; the first has three members of etcd, the others one.
     pub(crate) fn set_workloads(&mut self, instances: [u16; 3]) {
         let region = |at: u16| {
-            json!({ "port": self.port + at * GATEWAYS, "gateways": GATEWAYS, "etcd_members": if at == 0 { 3 } else { 1 },
+            json!({ "port": self.port + at * APART, "gateways": GATEWAYS, "etcd_members": if at == 0 { 3 } else { 1 },
                 "workloads": { ORDERS: instances[usize::from(at)] } })
         };
         let regions = REGIONS.iter().zip(0..).map(|(name, at)| ((*name).to_owned(), region(at)));
@@ -106,8 +110,7 @@ impl Place {
 
     /// Only two regions, with one process of each kind and no workloads.
     pub(crate) fn set_small(&mut self) {
-        let region =
-            |at: u16| json!({ "port": self.port + at, "gateways": 1, "etcd_members": 1, "workloads": {} });
+        let region = |at: u16| json!({ "port": self.port + at * APART, "gateways": 1, "etcd_members": 1, "workloads": {} });
         let small = json!({ REGIONS[0]: region(0), REGIONS[1]: region(1) });
         self.set("regions", small);
     }
@@ -117,10 +120,7 @@ impl Place {
         let mut terraform = Command::new("terraform");
         let folder = self.directory.path().join("terraform").join(module);
         terraform.arg(format!("-chdir={}", folder.display())).arg(command).args(arguments);
-        terraform
-            .env("TF_IN_AUTOMATION", "1")
-            .env("CHECKPOINT_DISABLE", "1")
-            .stdin(std::process::Stdio::null());
+        terraform.env("TF_IN_AUTOMATION", "1").env("CHECKPOINT_DISABLE", "1").stdin(Stdio::null());
         terraform
     }
 
@@ -185,11 +185,32 @@ impl Place {
         docker(&arguments).lines().map(str::to_owned).collect()
     }
 
+    /// `terraform/local/mend`, which applies too.
+    pub(crate) fn mend(&self) -> Output {
+        let mut script = Command::new(self.directory.path().join("terraform/local/mend"));
+        script.args(["-no-color", "-input=false", "-auto-approve"]);
+        script.args(self.variables.iter().map(|(name, value)| variable(name, value)));
+        script.env("TF_IN_AUTOMATION", "1").env("CHECKPOINT_DISABLE", "1").stdin(Stdio::null());
+        script.output().unwrap()
+    }
+
+    /// Where `terraform/images/build` says what it built as an image, in the copy of this place.
+    pub(crate) fn built(&self, name: &str) -> PathBuf {
+        let file = image(name).replace(':', "_");
+        self.directory.path().join("terraform/images/.built").join(file)
+    }
+
     /// `terraform/faults/fault begin|end` of a region.
     #[track_caller]
     pub(crate) fn fault(&self, verb: &str, fault: &str, region: &str) {
+        self.fault_with(verb, fault, region, &[]);
+    }
+
+    /// The same with options of that fault.
+    #[track_caller]
+    pub(crate) fn fault_with(&self, verb: &str, fault: &str, region: &str, options: &[&str]) {
         let mut script = Command::new(self.directory.path().join("terraform/faults/fault"));
-        script.args([verb, fault, "--region", region, "--project", &self.project]);
+        script.args([verb, fault, "--region", region, "--project", &self.project]).args(options);
         script.args(["--image", &image("meridian-faults"), "--token-file"]);
         let _ = run(script.arg(self.operator()));
     }
@@ -206,7 +227,7 @@ impl Place {
 
     /// Where a region's gateways are.
     pub(crate) fn gateways(&self, at: usize) -> Vec<SocketAddr> {
-        let first = self.port + u16::try_from(at).unwrap() * GATEWAYS;
+        let first = self.port + u16::try_from(at).unwrap() * APART;
         (first..first + GATEWAYS).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
     }
 
@@ -214,6 +235,19 @@ impl Place {
     pub(crate) fn client(&self, at: usize) -> Client {
         let token = std::fs::read_to_string(self.operator()).unwrap();
         Client::new(self.gateways(at)[0]).bearing(token.trim())
+    }
+
+    /// Every endpoint that a region's gateway gives of the service answers by HTTP, as the instance that it is called.
+    pub(crate) async fn endpoints_answer(&self, at: usize, count: usize) {
+        let answer = self.client(at).get(&format!("/v1/resolve/{ORDERS}?n=all")).await.expect(200);
+        let endpoints = answer["endpoints"].as_array().unwrap();
+        assert_eq!(endpoints.len(), count, "{}", answer.json);
+        for endpoint in endpoints {
+            let address = format!("{}:{}", endpoint["host"].as_str().unwrap(), endpoint["port"]);
+            let said = Client::new(address.parse().unwrap()).get("/").await.expect(200);
+            assert_eq!(said["instance"], endpoint["id"], "{address} is another instance");
+            assert_eq!(said["region"], endpoint["region"], "{address} is in another region");
+        }
     }
 
     /// Whether some region's gateway shows another as unreachable.
@@ -272,8 +306,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for region in REGIONS {
-                for container in
-                    ["gateway", "node", "etcd"].iter().flat_map(|role| self.containers(region, role))
+                for container in ["gateway", "node", "etcd", "workload"]
+                    .iter()
+                    .flat_map(|role| self.containers(region, role))
                 {
                     let output = Command::new("docker").args(["logs", "--tail", "15", &container]).output();
                     eprintln!(
