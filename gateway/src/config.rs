@@ -7,7 +7,7 @@ use crate::federation::config::FederationConfig;
 use crate::identity::IdentityConfig;
 use crate::signature::Trust;
 use meridian_model::names::{GatewayId, RegionName, ZoneName};
-use meridian_model::rollout::Settings;
+use meridian_model::rollout::{KEPT, Settings, WINDOW};
 use serde::Deserialize;
 use std::fmt;
 use std::net::SocketAddr;
@@ -233,6 +233,10 @@ impl PoliciesConfig {
                 let place = format!("policies.{key}");
                 mistakes.push(Mistake { place, detail: "must be a share from 0 to 1".into() });
             }
+        }
+        if self.min_lookups > KEPT {
+            let detail = format!("must be at most {KEPT}: shares are of the last {KEPT} to {WINDOW} lookups");
+            mistakes.push(Mistake { place: "policies.min_lookups".into(), detail });
         }
         for (at, error) in Trust::read(&self.trusted_keys).err().unwrap_or_default() {
             let place = format!("policies.trusted_keys[{at}]");

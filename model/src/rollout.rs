@@ -177,7 +177,7 @@ pub struct Settings {
     pub max_refused_rise: f64,
     /// Greatest share of all lookups that any zone or region may lose at once.
     pub max_shift: f64,
-    /// Before so many lookups were seen, shares say nothing.
+    /// Before so many lookups were seen, shares say nothing. At most [`KEPT`], or they never said anything.
     pub min_lookups: u64,
 }
 
@@ -244,9 +244,11 @@ pub struct Pair {
     pub after: f64,
 }
 
-/// Shares of a version that answers are of so many lookups at most, and of half as many at least once there were more. What
+/// Shares of a version that answers are of fewer lookups than these, and of [`KEPT`] at least once there were so many. What
 /// is counted are expectations, not samples, so that few are enough.
 pub const WINDOW: u64 = 2_000;
+/// What the lookups before weigh then.
+pub const KEPT: u64 = WINDOW / 2;
 
 /// Places that evidence tells apart; the rest is told together.
 pub const MAX_PLACES: usize = 64;
@@ -271,15 +273,17 @@ impl Evidence {
         }
     }
 
-    /// Halves what shares are made of once that is of [`WINDOW`] lookups, so that a version that was good for a million
-    /// lookups and is bad from now on does not hide behind them. Counts of failures and of what was answered stay.
+    /// Lets what shares are made of weigh as [`KEPT`] lookups once it is of [`WINDOW`], so that a version that was good for a
+    /// million lookups and is bad from now on does not hide behind them. Counts of failures and of what was answered stay.
     pub fn fade(&mut self) {
-        while self.lookups >= WINDOW {
-            self.lookups /= 2;
-            self.changed /= 2.0;
-            let pairs = self.places.values_mut().chain([&mut self.refused]);
-            pairs.for_each(|pair| *pair = Pair { before: pair.before / 2.0, after: pair.after / 2.0 });
+        if self.lookups < WINDOW {
+            return;
         }
+        let scale = KEPT as f64 / self.lookups as f64;
+        self.lookups = KEPT;
+        self.changed *= scale;
+        let pairs = self.places.values_mut().chain([&mut self.refused]);
+        pairs.for_each(|pair| *pair = Pair { before: pair.before * scale, after: pair.after * scale });
     }
 
     /// Adds lookups that go to a place.
@@ -293,7 +297,8 @@ impl Evidence {
     /// How much more of all lookups is refused, 0 to 1.
     #[must_use]
     pub fn refused_rise(&self) -> f64 {
-        (self.refused.after - self.refused.before) / (self.lookups.max(1) as f64)
+        // Sums of fractions may pass the whole by their last digit.
+        ((self.refused.after - self.refused.before) / (self.lookups.max(1) as f64)).min(1.0)
     }
 
     /// The place that loses most, and which share of all lookups, 0 to 1.
@@ -302,7 +307,7 @@ impl Evidence {
         let losses = self.places.iter().map(|(place, pair)| (place, pair.before - pair.after));
         let worst = losses.max_by(|(_, a), (_, b)| a.total_cmp(b));
         worst
-            .map(|(place, loss)| (place, loss / (self.lookups.max(1) as f64)))
+            .map(|(place, loss)| (place, (loss / (self.lookups.max(1) as f64)).min(1.0)))
             .filter(|(_, loss)| *loss > 0.0)
     }
 }

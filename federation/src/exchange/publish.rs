@@ -58,7 +58,8 @@ impl Exchange {
     }
 
     /// A gateway remembers a later state than this node, which was started without a disk perhaps, as all others were; or
-    /// one that contradicts this node's. So it is asked, or its region's registry would not be raised past that and the gateway would never follow it again.
+    /// one that contradicts this node's. So it is asked, or its region's registry would not be raised past that and the
+    /// gateway would never follow it again.
     /// One at a time for each origin: a node that starts has many gateways.
     pub(super) fn ask_leaf(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id).filter(|_| !planted!(LeafUnasked)) else { return };

@@ -100,7 +100,8 @@ impl Exchange {
         mut update: Update,
     ) -> Result<(), Violation> {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
-        if !link.lends {
+        let lent = link.lends;
+        if !lent {
             self.subscribed(id)?;
         } else if !link.wanted.contains_key(&update.origin) && !link.gathers.contains_key(&update.origin) {
             // It was asked for, and came too late.
@@ -114,8 +115,16 @@ impl Exchange {
                 None => Ok(()),
             };
         }
+        // What a leaf lends and is not taken is not acknowledged: its head is all that there was to hear, and it would
+        // be asked for all of it again and again while the origin is away.
         let ack = Ack { origin: origin.clone(), transfer: update.transfer, part: update.part };
-        self.outputs.push_back(Output::Send(id, Message::Ack(ack)));
+        let ack = Output::Send(id, Message::Ack(ack));
+        let lent_ack = if lent {
+            Some(ack)
+        } else {
+            self.outputs.push_back(ack);
+            None
+        };
         if let Some(opening) = opening {
             if !self.is_newer(now, &opening.head) {
                 self.note_outdated(&opening.head);
@@ -138,6 +147,7 @@ impl Exchange {
         }
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         let Some(mut gather) = link.gathers.remove(&origin) else { return Ok(()) };
+        self.outputs.extend(lent_ack);
         if !gather.expects(&update) {
             // A part that came twice, or one that got lost; beats will show what is missing.
             if !gather.had(&update) {

@@ -245,3 +245,17 @@ fn a_long_good_time_hides_nothing() {
     assert!(matches!(verdict, Verdict::RollBack(_)), "{verdict:?}");
     assert_eq!(answered, 1_000_000 + WINDOW / 4);
 }
+
+#[test]
+fn a_bound_of_one_is_never_passed() {
+    let settings =
+        Settings { max_refused_rise: 1.0, max_shift: 1.0, min_lookups: KEPT, ..Settings::default() };
+    let mut seen = Evidence::default();
+    for count in (1..60).map(|n| n * n) {
+        seen.lookups += count;
+        seen.refused.after += count as f64;
+        seen.place(&"ap-south-1a".into(), Pair { before: count as f64, after: 0.0 });
+        seen.fade();
+        assert_eq!(judge(Trial::Candidate(Stage::Canary), &seen, &settings), Verdict::Wait, "{count}");
+    }
+}
