@@ -198,8 +198,9 @@ impl OwnRegion {
             match known {
                 // Another node gave the same records a later place: this one does too, and no later one still.
                 Some(known) if known.place() > said.place() && known.root == own.root => version = known,
-                // A registry that went back and on has passed what peers hold: they must hear of it.
-                Some(known) if known.place() > said.place() => {}
+                // A registry that went back and on has passed what peers hold, or came through the same place with other
+                // records: they must hear of it.
+                Some(known) if known.place() > said.place() || known.contradicts(&said) => {}
                 // Nothing changed, and nobody has a later head.
                 _ if !self.is_to_be_signed(now, own.place() > said.place()) => return Step::Nothing,
                 _ => {}
