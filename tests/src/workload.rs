@@ -28,9 +28,6 @@ pub struct Diary {
     pub lease: String,
 }
 
-/// How often the first registration is tried, each for a third of the lease: a busy machine may stand still for longer.
-const FIRST_TRIES: u32 = 10;
-
 /// A running instance.
 pub struct Workload {
     /// Its service.
@@ -69,14 +66,7 @@ impl Workload {
             diary: Arc::clone(&diary),
             beating: Arc::clone(&beating),
         };
-        let mut answer = None;
-        for _ in 0..FIRST_TRIES {
-            answer = life.register().await;
-            if answer.is_some() {
-                break;
-            }
-        }
-        let answer = answer.expect("no gateway answers");
+        let answer = life.register().await.expect("no gateway answers");
         assert!(matches!(answer.status, 200 | 201), "{}: {}", answer.asked, answer.json);
         let task = tokio::spawn(life.run());
         Self { service: service.to_owned(), id: id.to_owned(), diary, beating, task }
