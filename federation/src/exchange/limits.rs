@@ -78,6 +78,9 @@ pub const VERIFIED: usize = 64;
 
 /// How often each link is asked how old what it tells is.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// The least time that a source has to answer before another link that shows more is followed instead: twice a long way
+/// round the world. A source whose way is longer has twice its round trip, and at most [`BEAT_EVERY`].
+pub const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 /// How often a link is told all that is held, so that whatever went wrong is found. Up to a quarter of it is added, so
 /// that links do not all do it at once.
 pub const DIGEST_EVERY: Duration = Duration::from_secs(30);

@@ -16,6 +16,7 @@ use crate::planted::planted;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The link that an origin's updates come by.
 #[derive(Clone, Copy, Debug)]
@@ -376,10 +377,17 @@ impl Exchange {
             return;
         }
         let late = before.is_some_and(|before| held.is_none_or(|held| before > held.place()));
-        let patient = source.is_none_or(|source| now.since(source.since) >= limits::BEAT_EVERY);
+        let patient = source.is_none_or(|source| now.since(source.since) >= self.patience(source.link));
         if source.is_none() || (late && patient) {
             self.follow(now, id, origin);
         }
+    }
+
+    /// How long a link may take over what it was asked for. Where several links are bad, one that is good has its turn
+    /// before they have each been waited for.
+    fn patience(&self, id: LinkId) -> Duration {
+        let round_trip = self.links.get(&id).and_then(|link| link.round_trip.get()).unwrap_or_default();
+        round_trip.saturating_mul(2).clamp(limits::ANSWER_PATIENCE, limits::BEAT_EVERY)
     }
 
     /// Whether an update of several parts is coming by any link.

@@ -29,6 +29,8 @@ pub(super) struct Conn {
     pub(super) digests: [u64; 2],
     /// How many messages each end sent in this second.
     pub(super) sent: [u32; 2],
+    /// Which ends gave it up and listen no more; the other learns it later.
+    pub(super) deaf: [bool; 2],
     /// Parts that each end sent and that were not acknowledged to it, nor asked for anew: origin, update, part.
     pub(super) unacked: [Vec<(RegionName, u64, u32)>; 2],
     /// What went to each end lately, where an enemy listens.
@@ -93,7 +95,7 @@ impl World {
 
     pub(super) fn deliver(&mut self, number: usize, end: usize, message: Message) -> Result<(), Broken> {
         let conn = &self.conns[number];
-        if !conn.up[end] {
+        if !conn.up[end] || conn.deaf[end] {
             return Ok(());
         }
         let (from, to) = (conn.ends[1 - end], conn.ends[end]);
@@ -162,6 +164,7 @@ impl World {
             latest: [0, 0],
             digests: [self.now, self.now],
             sent: [0, 0],
+            deaf: [false, false],
             unacked: Default::default(),
             recorded: Default::default(),
         });

@@ -239,10 +239,15 @@ fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broke
     let Some(exchange) = &process.exchange else { return Ok(()) };
     let who = &process.peer.node;
     let within = if within == 0 { 0 } else { within + registry.latency };
-    let then = registry.before(world.now as i64 - within as i64);
+    let since = world.now as i64 - within as i64;
+    let then = registry.before(since);
     let view = exchange.origin(region);
     let place = view.as_ref().map(|view| view.head.head.version.place());
-    let same = view.is_some_and(|view| view.state.root() == then.root);
+    // What it held then, or holds again: records that went away and came back before a node read that are not told of.
+    let same = view.is_some_and(|view| {
+        let root = view.state.root();
+        root == then.root || place.is_some_and(|place| registry.held_since(since, place, root))
+    });
     ensure!(
         same || place >= Some(then.place),
         "{who} holds {region} at {place:?}, which is {} for {within} ms",

@@ -411,7 +411,11 @@ impl World {
                 Output::Send(link, message) => self.send(at, link, message)?,
                 Output::Close(link, violation) => {
                     self.say(|| format!("{} closes {link:?}: {violation}", self.processes[at].peer.node));
-                    self.close(link.0 as usize);
+                    let number = link.0 as usize;
+                    if let Some(end) = self.conns[number].ends.iter().position(|end| *end == at) {
+                        self.conns[number].deaf[end] = true;
+                    }
+                    self.close(number);
                 }
                 Output::Changed { origin, keys } => {
                     let registry = self.regions.iter_mut().enumerate().find(|(_, (name, _))| *name == origin);
