@@ -11,15 +11,16 @@ use meridian_model::neighbours::{Drain, Drained};
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 /// One service, for as long as it is known.
 #[derive(Debug)]
 pub struct Published {
     current: ArcSwap<Snapshot>,
-    changed: watch::Sender<u64>,
+    /// Made for whoever watches first: most services of a region are watched by nobody, and it takes more than a snapshot.
+    changed: OnceLock<watch::Sender<()>>,
     /// What the service carries, as its instances report it; [`NO_LOAD`] where none does. Not part of the snapshot: no
     /// lookup depends on it, and a snapshot is prepared for at some cost.
     load: AtomicU64,
@@ -48,9 +49,20 @@ impl Published {
         self.load.store(load.unwrap_or(NO_LOAD), Ordering::Relaxed);
     }
 
-    /// Reports the serial of each new snapshot; closed when the service is forgotten.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Reports each new snapshot; closed when the service is forgotten.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        let receiver = self.changed.get_or_init(|| watch::Sender::new(())).subscribe();
+        // Either the snapshot that is read from now on is the new one, or whoever publishes it finds the sender.
+        fence(Ordering::SeqCst);
+        receiver
+    }
+
+    fn replace(&self, snapshot: Arc<Snapshot>) {
+        self.current.store(snapshot);
+        fence(Ordering::SeqCst);
+        if let Some(changed) = self.changed.get() {
+            changed.send_replace(());
+        }
     }
 }
 
@@ -229,7 +241,7 @@ impl Currency {
 
 /// Reports changes of one service, and its coming and going.
 pub struct Changes {
-    service: Option<watch::Receiver<u64>>,
+    service: Option<watch::Receiver<()>>,
     set: watch::Receiver<u64>,
 }
 
@@ -324,14 +336,11 @@ impl Directory {
         let snapshot = Arc::new(snapshot);
         let services = self.services.pin();
         match services.get(&snapshot.key) {
-            Some(published) => {
-                published.current.store(Arc::clone(&snapshot));
-                published.changed.send_replace(snapshot.serial);
-            }
+            Some(published) => published.replace(Arc::clone(&snapshot)),
             None => {
                 let published = Published {
                     current: ArcSwap::new(Arc::clone(&snapshot)),
-                    changed: watch::Sender::new(snapshot.serial),
+                    changed: OnceLock::new(),
                     load: AtomicU64::new(NO_LOAD),
                 };
                 services.insert(snapshot.key.clone(), Arc::new(published));

@@ -8,11 +8,12 @@ use crate::directory::{Directory, Rules};
 use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::neighbourhood::{Neighbourhood, News};
+use meridian_model::binding::{Effective, Source};
 use meridian_model::catalog::{Catalog, Touched};
 use meridian_model::failover::{Homecoming, Return};
 use meridian_model::instance::{Instance, InstanceKey};
 use meridian_model::load::Beat;
-use meridian_model::names::{GatewayId, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::names::{GatewayId, Namespace, PolicyName, PolicyVersion, ServiceKey};
 use meridian_model::remote::FULL_RAMP;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
@@ -78,7 +79,9 @@ pub struct Keeper {
     homecoming: (Homecoming, u32),
     /// Services that have nothing healthy here, or are on their way back from other regions.
     returning: BTreeMap<ServiceKey, Return>,
-    /// Until when each service is known that has no instances.
+    /// The binding that services of a namespace had last which have none of their own.
+    shared: BTreeMap<Namespace, Arc<Effective>>,
+    /// Until when each service is known that has no instances, here or elsewhere.
     emptied: BTreeMap<ServiceKey, Monotonic>,
     serial: u64,
     known_for: Duration,
@@ -110,6 +113,7 @@ impl Keeper {
             revision: Revision::default(),
             members: BTreeSet::new(),
             held: BTreeMap::new(),
+            shared: BTreeMap::new(),
             emptied: BTreeMap::new(),
             serial: 0,
             known_for,
@@ -508,7 +512,9 @@ impl Keeper {
                 self.catalog.set_ramp(&key, ramp);
                 snapshot.ramp = ramp;
             }
-            if snapshot.endpoints.is_empty() {
+            self.share_binding(&mut snapshot);
+            // What another region knows is not forgotten while it does.
+            if snapshot.endpoints.is_empty() && !self.catalog.neighbours().knows(&key) {
                 self.emptied.entry(key).or_insert(now.plus(self.known_for));
             } else {
                 self.emptied.remove(&key);
@@ -516,6 +522,21 @@ impl Keeper {
             let snapshot = self.directory.publish(snapshot);
             self.host.published(&snapshot);
             self.stats.published.fetch_add(1, Ordering::Relaxed);
+        }
+        self.neighbourhood.show();
+    }
+
+    /// Thousands of services have the binding of their namespace, or none: they share one.
+    fn share_binding(&mut self, snapshot: &mut Snapshot) {
+        if snapshot.binding.source == Source::Own {
+            return;
+        }
+        match self.shared.get_mut(&snapshot.key.namespace) {
+            Some(shared) if *shared == snapshot.binding => snapshot.binding = Arc::clone(shared),
+            Some(shared) => *shared = Arc::clone(&snapshot.binding),
+            None => {
+                self.shared.insert(snapshot.key.namespace.clone(), Arc::clone(&snapshot.binding));
+            }
         }
     }
 
@@ -569,6 +590,10 @@ impl Keeper {
         self.publish(touched, now);
         let forgotten: Vec<ServiceKey> =
             self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
+        if !forgotten.is_empty() {
+            // It may have been the last one of its namespace.
+            self.shared.clear();
+        }
         for key in forgotten {
             self.emptied.remove(&key);
             let slot = self.directory.get(&key).map(|published| published.current().slot);

@@ -119,6 +119,8 @@ struct Known {
     round_trip_ms: u32,
     at: (Incarnation, u64),
     counts: Counts,
+    /// What people are to be shown once the snapshots that it is about are published.
+    page: Option<Arc<RegionPage>>,
 }
 
 /// What the region's page shows of its services.
@@ -155,6 +157,7 @@ impl Neighbourhood {
             round_trip_ms: 0,
             at: (Incarnation::default(), 0),
             counts: Counts::default(),
+            page: None,
         };
         self.regions.insert(region.clone(), known);
         let all = self.regions.values().map(|known| Arc::clone(&known.shared)).collect();
@@ -203,6 +206,15 @@ impl Neighbourhood {
         touched
     }
 
+    /// Shows people what was taken into account: all of it can be looked up now.
+    pub(crate) fn show(&mut self) {
+        for known in self.regions.values_mut() {
+            if let Some(page) = known.page.take() {
+                known.shared.page.store(Some(page));
+            }
+        }
+    }
+
     fn judge(&mut self, catalog: &mut Catalog, region: &RegionName, now: Monotonic) -> Touched {
         let Some(known) = self.regions.get_mut(region) else { return Touched::default() };
         let age = known.shared.age_ms(now);
@@ -229,7 +241,7 @@ impl Neighbourhood {
             headroom,
             zones,
         };
-        known.shared.page.store(Some(Arc::new(page)));
+        known.page = Some(Arc::new(page));
         // Never proven in this life of the process, and told by nobody: as old as it gets.
         let too_old = age.is_none_or(|age| u128::from(age) > self.max_age.as_millis());
         catalog.set_standing(region, standing, too_old)

@@ -164,6 +164,8 @@ impl Neighbours {
                 ingress: Arc::clone(&known.ingress),
             });
         }
+        // One or two are usual, of thousands of services.
+        remotes.shrink_to_fit();
         (remotes, withheld)
     }
 }
