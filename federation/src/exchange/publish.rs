@@ -44,7 +44,12 @@ impl Exchange {
                 _ => drop(link.remembers.remove(&held.origin)),
             }
             if link.feeds.len() >= limits::ORIGINS && !link.feeds.contains_key(&held.origin) {
-                return Err(Violation::TooManyOrigins);
+                // What was named long ago and nobody here ever heard of makes room: the digest names it again if it exists.
+                let (region, held) = (&self.region, &self.held);
+                link.feeds.retain(|o, _| o == region || held.contains_key(o) || named.contains(o));
+                if link.feeds.len() >= limits::ORIGINS {
+                    return Err(Violation::TooManyOrigins);
+                }
             }
             let feed = link.feeds.entry(held.origin.clone()).or_default();
             feed.handle_have(held.version.map(|v| v.place()), held.follow);

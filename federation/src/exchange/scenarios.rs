@@ -331,6 +331,31 @@ fn what_a_peer_may_not_do_closes_its_link() {
     assert!(matches!(verdict(node(), [update_of("a", "c", Vec::new())]).1, Some(Violation::Unsigned(_))));
 }
 
+/// What a peer asked for once and nobody ever heard of does not keep it from asking for what there is.
+#[test]
+fn names_that_nobody_knows_make_room() {
+    let asks = |names: std::ops::Range<usize>, letter: char| {
+        let name = |n| message::Held { origin: region(&format!("{letter}{n}")), version: None, follow: true };
+        Message::Have(message::Have { origins: names.map(name).collect() })
+    };
+    let known = update_of("a", "a", vec![record(1, 1, 10)]);
+    let all =
+        (0..limits::ORIGINS - 1).map(|n| asks(n..n + 1, 'x')).chain([known, asks(0..limits::ORIGINS, 'y')]);
+    let (mut exchange, closed) = verdict(peer("a", Node), all);
+    assert_eq!(closed, None);
+    // What was named in one message stays together.
+    let mut told = |origin: &str| {
+        let other = peer(origin, Node);
+        exchange.handle_link_up(Monotonic(1_000), LinkId(900), other);
+        exchange.handle_message(Monotonic(1_000), LinkId(900), update_of(origin, origin, Vec::new()));
+        let sent = std::iter::from_fn(|| exchange.poll_output());
+        let updates =
+            sent.filter(|o| matches!(o, Output::Send(LinkId(to), Message::Update(_)) if *to != 900));
+        updates.count()
+    };
+    assert_eq!((told("y0"), told("y63"), told("x5")), (1, 1, 0));
+}
+
 /// A relay may have taken a head in good faith whose certificate is not trusted here; only persistence costs its link.
 #[test]
 fn a_relay_may_err_but_not_for_long() {
