@@ -4,11 +4,11 @@
 //! older one. What other regions sent is checked like any input: a record that breaks a bound is refused by name.
 
 use crate::planted::planted;
-use arcstr::{ArcStr, Substr};
+use arcstr::ArcStr;
 use bytes::Bytes;
 use meridian_model::registration::{Host, MAX_KEY_BYTES, MAX_PAIRS, MAX_VALUE_BYTES, MAX_WEIGHT};
 use meridian_model::summary::{
-    Ingress, Labels, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary,
+    IdAndHost, Ingress, Labels, MAX_ENDPOINTS, MAX_SUBSETS, RegionNotice, RemoteEndpoint, Subset, Summary,
 };
 use prost::Message;
 use smol_str::SmolStr;
@@ -151,11 +151,11 @@ pub fn encode_summary(summary: &Summary, most: usize) -> Bytes {
             .collect(),
     };
     let endpoint = |e: &RemoteEndpoint| WireEndpoint {
-        id: e.id.as_str().into(),
-        host: e.host.as_str().into(),
+        id: e.names.id().into(),
+        host: e.names.host().into(),
         port: u32::from(e.port),
-        weight: e.weight,
-        subset: e.subset,
+        weight: e.weight.into(),
+        subset: e.subset.into(),
         degraded: e.degraded,
         labels: distinct.iter().position(|labels| **labels == e.labels).map_or(0, position),
     };
@@ -225,18 +225,19 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
     if labels.is_empty() {
         labels.push(Arc::default());
     }
-    let ids = ArcStr::from(wire.endpoints.iter().map(|e| e.id.as_str()).collect::<String>());
-    let mut end = 0;
-    let endpoint = |e: WireEndpoint| {
+    let hosts: Vec<SmolStr> = wire.endpoints.iter().map(|e| host(&e.host)).collect::<Result<_, _>>()?;
+    let texts = wire.endpoints.iter().zip(&hosts).flat_map(|(e, host)| [&*e.id, &**host]);
+    let (names, mut end) = (ArcStr::from(texts.collect::<String>()), 0);
+    let endpoint = |(e, host): (WireEndpoint, &SmolStr)| {
         let start = end;
-        end += e.id.len();
-        let id = ids.substr(start..end);
-        endpoint(e, id, subsets.len(), &labels)
+        end += e.id.len() + host.len();
+        let names = IdAndHost::within(names.substr(start..end), e.id.len());
+        endpoint(e, names, subsets.len(), &labels)
     };
     let mut endpoints: Vec<RemoteEndpoint> =
-        wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+        wire.endpoints.into_iter().zip(&hosts).map(endpoint).collect::<Result<_, _>>()?;
     // They are looked up by id.
-    if !endpoints.is_sorted_by(|one, next| one.id < next.id) {
+    if !endpoints.is_sorted_by(|one, next| one.names.id() < next.names.id()) {
         return Err(BadRecord::Wrong("the order of endpoints"));
     }
     subsets.shrink_to_fit();
@@ -261,23 +262,19 @@ fn labels(wire: WireLabels) -> Result<Labels, BadRecord> {
 
 fn endpoint(
     e: WireEndpoint,
-    id: Substr,
+    names: IdAndHost,
     subsets: usize,
     labels: &[Arc<Labels>],
 ) -> Result<RemoteEndpoint, BadRecord> {
-    if e.subset as usize >= subsets {
-        return Err(BadRecord::Wrong("the subset of an endpoint"));
-    }
-    bound("an id", id.len(), MAX_ID_BYTES)?;
-    if !(1..=MAX_WEIGHT).contains(&e.weight) {
-        return Err(BadRecord::Wrong("a weight"));
-    }
+    let subset = u16::try_from(e.subset).ok().filter(|at| usize::from(*at) < subsets);
+    let subset = subset.ok_or(BadRecord::Wrong("the subset of an endpoint"))?;
+    bound("an id", e.id.len(), MAX_ID_BYTES)?;
+    let weight = u16::try_from(e.weight).ok().filter(|w| (1..=MAX_WEIGHT).contains(&u32::from(*w)));
     Ok(RemoteEndpoint {
-        id,
-        host: host(&e.host)?,
+        names,
         port: port(e.port)?,
-        weight: e.weight,
-        subset: if planted!(SubsetMisread) { 0 } else { e.subset },
+        weight: weight.ok_or(BadRecord::Wrong("a weight"))?,
+        subset: if planted!(SubsetMisread) { 0 } else { subset },
         degraded: e.degraded,
         labels: Arc::clone(
             labels.get(e.labels as usize).ok_or(BadRecord::Wrong("the labels of an endpoint"))?,
@@ -356,11 +353,11 @@ mod tests {
                 }
             },
         );
-        let endpoint = ("[a-z0-9-]{1,36}", any::<[u8; 3]>(), 1u16.., 1u32..=MAX_WEIGHT, any::<(bool, u32)>());
+        let endpoint = ("[a-z0-9-]{1,36}", any::<[u8; 3]>(), 1u16.., 1u16..=10_000, any::<(bool, u16)>());
         let endpoints = prop::collection::btree_map("[a-z0-9-]{1,36}", endpoint, 0..MAX_ENDPOINTS);
         (prop::collection::vec(subset, 1..8), endpoints, any::<bool>(), any::<Option<u64>>()).prop_map(
             |(subsets, endpoints, sampled, headroom)| {
-                let count = u32::try_from(subsets.len()).unwrap();
+                let count = u16::try_from(subsets.len()).unwrap();
                 let endpoints =
                     endpoints.into_iter().map(|(id, (word, [a, b, c], port, weight, (degraded, at)))| {
                         let metadata = [("team".into(), word.as_str().into())].into();
@@ -371,10 +368,9 @@ mod tests {
                             [["x", "y"][usize::from(b % 2)].into()].into()
                         };
                         let labels = if c % 4 == 0 { Labels::default() } else { Labels { tags, metadata } };
-                        let host = format!("10.{a}.{b}.{c}").into();
+                        let host = format!("10.{a}.{b}.{c}");
                         RemoteEndpoint {
-                            id: id.into(),
-                            host,
+                            names: IdAndHost::new(&id, &host),
                             port,
                             weight,
                             subset: at % count,
@@ -406,7 +402,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             if let Ok(read) = decode_summary(&bytes) {
-                prop_assert!(read.endpoints.iter().all(|e| (e.subset as usize) < read.subsets.len() && e.port > 0));
+                prop_assert!(read.endpoints.iter().all(|e| usize::from(e.subset) < read.subsets.len() && e.port > 0));
             }
         }
     }
@@ -448,9 +444,8 @@ mod tests {
             total: 4,
             weight: 100,
         };
-        let endpoint = |n: u32| RemoteEndpoint {
-            id: format!("i-{n:04}").into(),
-            host: "10.0.0.1".into(),
+        let endpoint = |n: u16| RemoteEndpoint {
+            names: IdAndHost::new(&format!("i-{n:04}"), "10.0.0.1"),
             port: 80,
             weight: 100,
             subset: n,
@@ -472,8 +467,7 @@ mod tests {
     #[test]
     fn an_endpoint_takes_less_than_a_hundred_bytes() {
         let endpoints = (0..20).map(|n| RemoteEndpoint {
-            id: format!("orders-api-7d9f8b-{n:05}").into(),
-            host: "10.42.6.18".into(),
+            names: IdAndHost::new(&format!("orders-api-7d9f8b-{n:05}"), "10.42.6.18"),
             port: 8080,
             weight: 100,
             subset: 0,

@@ -20,7 +20,7 @@ use meridian_model::time::Monotonic;
 use meridian_policies::Host;
 use meridian_registry::record::{self, Record};
 use meridian_registry::{Event, Incarnation, Key, Observed, Revision, Stored};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,7 +77,9 @@ pub struct Keeper {
     neighbourhood: Neighbourhood,
     /// The way of the own region back from a drain, and its ramp.
     homecoming: (Homecoming, u32),
-    /// Services that have nothing healthy here, or are on their way back from other regions.
+    /// Services that have nothing healthy here and something elsewhere, by their slots: that may be nearly all.
+    away: HashMap<u32, Return>,
+    /// Those that are on their way back from other regions.
     returning: BTreeMap<ServiceKey, Return>,
     /// The binding that services of a namespace had last which have none of their own.
     shared: BTreeMap<Namespace, Arc<Effective>>,
@@ -103,6 +105,7 @@ impl Keeper {
         Self {
             neighbourhood,
             homecoming: (Homecoming::default(), FULL_RAMP),
+            away: HashMap::new(),
             returning: BTreeMap::new(),
             catalog,
             directory,
@@ -544,15 +547,22 @@ impl Keeper {
     fn ramp(&mut self, snapshot: &Snapshot, now: Monotonic) -> u32 {
         let here = snapshot.endpoints.iter().any(|e| e.status.is_eligible());
         let elsewhere = snapshot.remotes.iter().any(|r| r.address_count() > 0);
-        let mut course = self.returning.get(&snapshot.key).copied().unwrap_or_default();
+        let known = self.returning.get(&snapshot.key).or_else(|| self.away.get(&snapshot.slot));
+        let before = known.copied().unwrap_or_default();
+        let mut course = before;
         let mut ramp = course.ramp(here, elsewhere, now);
         if elsewhere {
             ramp = ramp.min(self.homecoming.1);
         }
-        match course {
-            Return::Home => self.returning.remove(&snapshot.key),
-            Return::Away(..) | Return::Ramping(_) => self.returning.insert(snapshot.key.clone(), course),
-        };
+        if course != before {
+            self.away.remove(&snapshot.slot);
+            self.returning.remove(&snapshot.key);
+            match course {
+                Return::Home => {}
+                Return::Away(..) => drop(self.away.insert(snapshot.slot, course)),
+                Return::Ramping(_) => drop(self.returning.insert(snapshot.key.clone(), course)),
+            }
+        }
         ramp
     }
 
@@ -582,8 +592,7 @@ impl Keeper {
         }
         self.stats.held.store(self.held.len() as u64, Ordering::Relaxed);
         touched.merge(self.neighbourhood.sweep(&mut self.catalog, now));
-        let ramping = self.returning.iter().filter(|(_, course)| matches!(course, Return::Ramping(_)));
-        for (key, course) in ramping {
+        for (key, course) in &self.returning {
             let ramp = course.clone().ramp(true, true, now);
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
@@ -599,7 +608,10 @@ impl Keeper {
             let slot = self.directory.get(&key).map(|published| published.current().slot);
             if self.catalog.forget_service(&key) {
                 self.directory.forget(&key);
-                slot.into_iter().for_each(|slot| self.host.removed(slot));
+                if let Some(slot) = slot {
+                    self.away.remove(&slot);
+                    self.host.removed(slot);
+                }
             }
         }
     }

@@ -180,7 +180,7 @@ fn without(summary: &Arc<Summary>, evacuated: impl Fn(&ZoneName) -> bool) -> Arc
     }
     // Positions of subsets are names in endpoints: they move up over the gaps.
     let mut next = 0;
-    let moved: Vec<Option<u32>> = stays
+    let moved: Vec<Option<u16>> = stays
         .iter()
         .map(|stays| {
             stays.then(|| {
@@ -190,7 +190,7 @@ fn without(summary: &Arc<Summary>, evacuated: impl Fn(&ZoneName) -> bool) -> Arc
         })
         .collect();
     let endpoints = summary.endpoints.iter().filter_map(|endpoint| {
-        let subset = (*moved.get(endpoint.subset as usize)?)?;
+        let subset = (*moved.get(usize::from(endpoint.subset))?)?;
         Some(crate::summary::RemoteEndpoint { subset, ..endpoint.clone() })
     });
     Arc::new(Summary {

@@ -95,7 +95,7 @@ impl<'a> Address<'a> {
     #[must_use]
     pub fn name(self) -> &'a str {
         match self {
-            Self::Endpoint(endpoint) => endpoint.id.as_str(),
+            Self::Endpoint(endpoint) => endpoint.names.id(),
             Self::Ingress(ingress) => ingress.host.as_str(),
         }
     }
@@ -120,14 +120,16 @@ impl Remote {
     /// The subset of an endpoint.
     #[must_use]
     pub fn subset_of(&self, endpoint: &RemoteEndpoint) -> Option<&Subset> {
-        self.summary.subsets.get(endpoint.subset as usize)
+        self.summary.subsets.get(usize::from(endpoint.subset))
     }
 
     /// The position of an address that may be one of another picture of the same region.
     #[must_use]
     pub fn position(&self, address: Address<'_>) -> Option<usize> {
         match address {
-            Address::Endpoint(e) => self.summary.endpoints.binary_search_by(|o| o.id.cmp(&e.id)).ok(),
+            Address::Endpoint(e) => {
+                self.summary.endpoints.binary_search_by(|o| o.names.id().cmp(e.names.id())).ok()
+            }
             Address::Ingress(i) => {
                 self.ingress.iter().position(|o| o == i).map(|at| at + self.summary.endpoints.len())
             }
@@ -150,13 +152,14 @@ impl Remote {
         // Of a sample, each subset's endpoints stand for all of it.
         let mut told: Vec<u64> = vec![0; self.summary.subsets.len()];
         for endpoint in &self.summary.endpoints {
-            if let Some(sum) = told.get_mut(endpoint.subset as usize) {
+            if let Some(sum) = told.get_mut(usize::from(endpoint.subset)) {
                 *sum = sum.saturating_add(u64::from(endpoint.weight));
             }
         }
         let weight = move |e: &RemoteEndpoint| {
             let own = u64::from(e.weight);
-            match (self.summary.subsets.get(e.subset as usize), told.get(e.subset as usize)) {
+            let at = usize::from(e.subset);
+            match (self.summary.subsets.get(at), told.get(at)) {
                 (Some(subset), Some(told)) if self.summary.sampled && *told > 0 => {
                     // In thousandths, so that nothing is rounded away; capacities are far below 2^40.
                     own.saturating_mul(subset.weight.saturating_mul(1_000)) / told
@@ -166,7 +169,7 @@ impl Remote {
         };
         let endpoints = self.summary.endpoints.iter().enumerate();
         let endpoints = endpoints
-            .filter(move |(_, e)| !by_ingress && subset.is_none_or(|wanted| wanted == e.subset))
+            .filter(move |(_, e)| !by_ingress && subset.is_none_or(|wanted| wanted == u32::from(e.subset)))
             .map(move |(at, e)| (at, weight(e).max(1)));
         endpoints.chain(ingress)
     }

@@ -51,19 +51,77 @@ impl Labels {
     }
 }
 
+/// What an endpoint is called and where it is, side by side in a text that all endpoints of a record share: a region has
+/// 100,000 of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Apart", into = "Apart")]
+pub struct IdAndHost {
+    both: Substr,
+    /// Where the host begins.
+    host: u16,
+}
+
+/// The same to be read and written.
+#[derive(Serialize, Deserialize)]
+struct Apart {
+    id: SmolStr,
+    host: SmolStr,
+}
+
+impl From<Apart> for IdAndHost {
+    fn from(apart: Apart) -> Self {
+        Self::new(&apart.id, &apart.host)
+    }
+}
+
+impl From<IdAndHost> for Apart {
+    fn from(names: IdAndHost) -> Self {
+        Self { id: names.id().into(), host: names.host().into() }
+    }
+}
+
+impl IdAndHost {
+    /// From two texts.
+    #[must_use]
+    pub fn new(id: &str, host: &str) -> Self {
+        Self::within(format!("{id}{host}").into(), id.len())
+    }
+
+    /// From one that begins with an id of so many bytes, and goes on with the host.
+    #[must_use]
+    pub fn within(both: Substr, id: usize) -> Self {
+        Self { both, host: u16::try_from(id).unwrap_or(u16::MAX) }
+    }
+
+    fn cut(&self) -> (&str, &str) {
+        self.both.split_at_checked(usize::from(self.host)).unwrap_or((&self.both, ""))
+    }
+
+    /// Unique in its service and region.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.cut().0
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.cut().1
+    }
+}
+
 /// A healthy endpoint as other regions know it: enough to send traffic to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteEndpoint {
-    /// Its id, unique in its service and region. What is read from a record shares one text for all ids in it.
-    pub id: Substr,
-    /// Its address.
-    pub host: SmolStr,
+    /// What it is called, and where it is.
+    #[serde(flatten)]
+    pub names: IdAndHost,
     /// Its port.
     pub port: u16,
-    /// Its weight.
-    pub weight: u32,
-    /// Position of its subset in the summary.
-    pub subset: u32,
+    /// Its weight; at most [`crate::registration::MAX_WEIGHT`].
+    pub weight: u16,
+    /// Position of its subset in the summary; below [`MAX_SUBSETS`].
+    pub subset: u16,
     /// Under doubt in its own region.
     pub degraded: bool,
     /// Endpoints that were deployed together declare the same, and share it.
@@ -132,10 +190,9 @@ pub fn summarize(snapshot: &Snapshot, load: Option<u64>) -> Summary {
     let chosen = choose(snapshot, &subsets);
     let healthy: u64 = subsets.iter().map(|s| u64::from(s.healthy)).sum();
     let endpoints = chosen.into_iter().map(|(endpoint, subset)| RemoteEndpoint {
-        id: endpoint.instance.id.as_str().into(),
-        host: endpoint.instance.declared.host.as_str().into(),
+        names: IdAndHost::new(endpoint.instance.id.as_str(), endpoint.instance.declared.host.as_str()),
         port: endpoint.instance.declared.port,
-        weight: endpoint.instance.declared.weight,
+        weight: u16::try_from(endpoint.instance.declared.weight).unwrap_or(u16::MAX),
         subset,
         degraded: endpoint.degraded,
         labels: Labels::of(&endpoint.instance.declared).into(),
@@ -175,13 +232,13 @@ fn key(subset: &Subset) -> (&ZoneName, &SmolStr, &SmolStr) {
 /// The endpoints that travel with the position of their subset: one of each subset first, as far as there is room, so that
 /// none is without an address; then in turn of one zone after the other, so that a sample is spread. Within a zone by
 /// weighted rendezvous hashing, so that it changes as little as possible.
-fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, u32)> {
-    let mut zones: BTreeMap<&ZoneName, Vec<(&Endpoint, u32)>> = BTreeMap::new();
+fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, u16)> {
+    let mut zones: BTreeMap<&ZoneName, Vec<(&Endpoint, u16)>> = BTreeMap::new();
     for endpoint in snapshot.endpoints.iter().filter(|e| e.status.is_eligible()) {
         let declared = &endpoint.instance.declared;
         let wanted = (&declared.zone, &declared.version, &declared.deployment_group);
         if let Ok(at) = subsets.binary_search_by(|s| key(s).cmp(&wanted))
-            && let Ok(at) = u32::try_from(at)
+            && let Ok(at) = u16::try_from(at)
         {
             zones.entry(endpoint.zone()).or_default().push((endpoint, at));
         }
@@ -198,7 +255,7 @@ fn choose<'a>(snapshot: &'a Snapshot, subsets: &[Subset]) -> Vec<(&'a Endpoint, 
         // One of each subset moves to the front; the order is otherwise kept.
         let (mut firsts, mut others) = (Vec::new(), Vec::new());
         for member in members.drain(..) {
-            match seen.get_mut(member.1 as usize) {
+            match seen.get_mut(usize::from(member.1)) {
                 Some(seen @ false) => {
                     *seen = true;
                     firsts.push(member);

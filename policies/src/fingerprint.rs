@@ -52,8 +52,8 @@ fn hash_place(hash: &mut Xxh3, place: Place<'_>) {
     text(remote.region.as_str());
     let port = match address {
         Address::Endpoint(e) => {
-            text(&e.id);
-            text(&e.host);
+            text(e.names.id());
+            text(e.names.host());
             let subset = remote.subset_of(e);
             text(subset.map_or("", |s| s.zone.as_str()));
             text(subset.map_or("", |s| s.version.as_str()));
@@ -132,7 +132,7 @@ mod tests {
     use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
     use meridian_model::snapshot::Endpoint;
     use meridian_model::status::{CheckVerdict, Declared, Status};
-    use meridian_model::summary::{Ingress, Labels, RemoteEndpoint, Subset, Summary};
+    use meridian_model::summary::{IdAndHost, Ingress, Labels, RemoteEndpoint, Subset, Summary};
     use meridian_model::time::UnixMillis;
     use smol_str::SmolStr;
     use std::collections::{BTreeMap, BTreeSet};
@@ -146,8 +146,7 @@ mod tests {
 
     fn told() -> RemoteEndpoint {
         RemoteEndpoint {
-            id: "ab".into(),
-            host: "c".into(),
+            names: IdAndHost::new("ab", "c"),
             port: 80,
             weight: 100,
             subset: 0,
@@ -188,7 +187,7 @@ mod tests {
         let all = [
             told(),
             RemoteEndpoint { degraded: true, ..told() },
-            RemoteEndpoint { id: "a".into(), host: "bc".into(), ..told() },
+            RemoteEndpoint { names: IdAndHost::new("a", "bc"), ..told() },
             RemoteEndpoint { port: 81, ..told() },
             RemoteEndpoint { weight: 101, ..told() },
             // The same letters, cut differently.

@@ -213,7 +213,7 @@ impl Gateway {
                     Named { region: self.wishes.region.clone(), id: Some(endpoint.id().into()) }
                 }
                 Place::There(remote, Address::Endpoint(endpoint)) => {
-                    Named { region: remote.region.clone(), id: Some(endpoint.id.to_string()) }
+                    Named { region: remote.region.clone(), id: Some(endpoint.names.id().into()) }
                 }
                 Place::There(remote, Address::Ingress(_)) => {
                     Named { region: remote.region.clone(), id: None }

@@ -3,7 +3,7 @@
 //! Protocol buffers have no null: an absent field is one. The mutants come from a complete record by walking its bytes.
 
 use meridian_federation::record::encode_summary;
-use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{IdAndHost, Labels, RemoteEndpoint, Subset, Summary};
 
 /// A message's fields: number and value.
 type Message = Vec<(u64, Value)>;
@@ -189,8 +189,7 @@ pub fn complete() -> Summary {
         weight: 300,
     };
     let endpoint = |id: &str, subset| RemoteEndpoint {
-        id: id.into(),
-        host: format!("10.0.0.{}", subset + 1).into(),
+        names: IdAndHost::new(id, &format!("10.0.0.{}", subset + 1)),
         port: 8080,
         weight: 100,
         subset,

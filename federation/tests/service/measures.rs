@@ -5,7 +5,7 @@ use bytes::Bytes;
 use meridian_federation::exchange::OwnChange;
 use meridian_federation::exchange::limits::RECORD_BYTES;
 use meridian_federation::record::encode_summary;
-use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{IdAndHost, Labels, RemoteEndpoint, Subset, Summary};
 use std::time::{Duration, Instant};
 
 const SERVICES: usize = 5_000;
@@ -23,8 +23,10 @@ fn body(n: usize, salt: usize) -> Bytes {
         weight: u64::from(healthy) * 100,
     };
     let endpoint = |at: usize| RemoteEndpoint {
-        id: format!("service-{n:05}-7d9c-{at:03}").into(),
-        host: format!("10.{}.{}.{at}", n / 250, n % 250).into(),
+        names: IdAndHost::new(
+            &format!("service-{n:05}-7d9c-{at:03}"),
+            &format!("10.{}.{}.{at}", n / 250, n % 250),
+        ),
         port: 8080,
         weight: 100,
         subset: 0,

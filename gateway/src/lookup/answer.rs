@@ -113,10 +113,10 @@ fn endpoint_there(out: &mut Vec<u8>, currency: &Currency, remote: &Remote, addre
     currency.count_elsewhere();
     let of_region;
     let (id, host, port) = match address {
-        Address::Endpoint(e) => (e.id.as_str(), &e.host, e.port),
+        Address::Endpoint(e) => (e.names.id(), e.names.host(), e.port),
         Address::Ingress(i) => {
             of_region = smol_str::format_smolstr!("ingress:{}:{}", i.host, i.port);
-            (of_region.as_str(), &i.host, i.port)
+            (of_region.as_str(), i.host.as_str(), i.port)
         }
     };
     let told = match address {

@@ -10,7 +10,7 @@ use crate::registration::RegistrationBody;
 use crate::remote::{FULL_RAMP, Freshness, Remote, Standing};
 use crate::snapshot::{Endpoint, Place, Withheld};
 use crate::status::{CheckVerdict, Status};
-use crate::summary::{Ingress, RemoteEndpoint, Subset, Summary, summarize};
+use crate::summary::{IdAndHost, Ingress, RemoteEndpoint, Subset, Summary, summarize};
 use crate::time::UnixMillis;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -36,11 +36,10 @@ fn endpoint(id: &str, zone: &str, status: Status) -> Endpoint {
 
 fn remote(region: &str, subsets: &[(&str, u32)], round_trip_ms: u32) -> Remote {
     let mut endpoints = Vec::new();
-    for ((zone, healthy), at) in subsets.iter().zip(0u32..) {
+    for ((zone, healthy), at) in subsets.iter().zip(0u16..) {
         for n in 0..*healthy {
             endpoints.push(RemoteEndpoint {
-                id: format!("{zone}-{n:04}").into(),
-                host: "10.9.9.9".into(),
+                names: IdAndHost::new(&format!("{zone}-{n:04}"), "10.9.9.9"),
                 port: 80,
                 weight: 100,
                 subset: at,
@@ -49,7 +48,7 @@ fn remote(region: &str, subsets: &[(&str, u32)], round_trip_ms: u32) -> Remote {
             });
         }
     }
-    endpoints.sort_by(|a, b| a.id.cmp(&b.id));
+    endpoints.sort_by(|a, b| a.names.id().cmp(b.names.id()));
     let subset = |(zone, healthy): &(&str, u32)| Subset {
         zone: zone.parse().unwrap(),
         version: "v1".into(),
@@ -217,13 +216,13 @@ proptest! {
         prop_assert_eq!(total as usize, count(&[0, 1, 2]));
         prop_assert_eq!(told.endpoints.len(), count(&[0]).min(crate::summary::MAX_ENDPOINTS));
         prop_assert_eq!(told.sampled, count(&[0]) > told.endpoints.len());
-        prop_assert!(told.endpoints.is_sorted_by(|a, b| a.id < b.id));
+        prop_assert!(told.endpoints.is_sorted_by(|a, b| a.names.id() < b.names.id()));
         for endpoint in &told.endpoints {
-            prop_assert!(told.subsets[endpoint.subset as usize].healthy > 0);
+            prop_assert!(told.subsets[usize::from(endpoint.subset)].healthy > 0);
         }
         // Spread: no zone has two more than another that still has some left.
         if told.sampled {
-            let carried = |zone: &str| told.endpoints.iter().filter(|e| told.subsets[e.subset as usize].zone.as_str() == zone).count();
+            let carried = |zone: &str| told.endpoints.iter().filter(|e| told.subsets[usize::from(e.subset)].zone.as_str() == zone).count();
             let most = (0..4).map(|z| carried(&format!("z{z}"))).max().unwrap();
             for zone in 0..4u8 {
                 let all = zones.iter().filter(|(z, s)| *z == zone && *s == 0).count();

@@ -14,7 +14,7 @@ use meridian_model::policy::sections::{MAX_SECTION_BYTES, Sections};
 use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
 use meridian_model::rollout::{Return, Terms};
 use meridian_model::snapshot::{Snapshot, Withheld};
-use meridian_model::summary::{Ingress, RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{IdAndHost, Ingress, RemoteEndpoint, Subset, Summary};
 use meridian_model::time::UnixMillis;
 use serde_json::Value;
 use std::sync::Arc;
@@ -70,11 +70,10 @@ fn remote(words: &mut Words<'_>, n: usize) -> Remote {
     };
     let subsets: Vec<Subset> = (0..subsets).map(|at| subset(at, words)).collect();
     let endpoint = |at: usize, words: &mut Words<'_>| RemoteEndpoint {
-        id: format!("i-{at}").into(),
-        host: "10.0.0.1".into(),
+        names: IdAndHost::new(&format!("i-{at}"), "10.0.0.1"),
         port: 80,
-        weight: 1 + words.number() % 10_000,
-        subset: u32::try_from(words.below(3) % subsets.len()).unwrap(),
+        weight: u16::try_from(1 + words.number() % 10_000).unwrap(),
+        subset: u16::try_from(words.below(3) % subsets.len()).unwrap(),
         degraded: false,
         labels: Arc::default(),
     };

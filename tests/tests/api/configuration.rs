@@ -62,6 +62,7 @@ fn a_wrong_one_is_refused_whole_with_every_place() {
     check_refused(&with("[lookups]\nknown_for = \"soon\"\n"), &[], &["lookups.known_for"]);
     check_refused(&with("[telemetry]\nsample = 2.0\n"), &[], &["telemetry.sample"]);
     check_refused(&with("[htpp]\n"), &[], &["htpp"]);
+    check_refused(&with("[policies]\nmin_lookups = 1001\n"), &[], &["policies.min_lookups", "1000"]);
     check_refused(&with("[http.tls]\ncertificate = \"none.pem\"\n"), &[], &["http.tls"]);
     // Several mistakes come together.
     check_refused(

@@ -293,6 +293,11 @@ async fn a_version_is_tried_and_losses_are_simulated_without_changing_anything()
     let wrong = json!({ "loseZones": ["nowhere-1a"] });
     let refused = operator.post("/v1/simulate", &wrong).await.refused(422, "invalid");
     assert!(refused["detail"].as_str().unwrap().contains("test-1a"), "{}", refused.json);
+    for place in ["loseRegions", "drain"] {
+        let wrong = json!({ place: ["nowhere-1"] });
+        let refused = operator.post("/v1/simulate", &wrong).await.refused(422, "invalid");
+        assert!(refused["detail"].as_str().unwrap().contains("nowhere-1"), "{}", refused.json);
+    }
 
     let answer = open.resolve(SERVICE, "?zone=test-1a").await.expect(200);
     assert_eq!(

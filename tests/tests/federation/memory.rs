@@ -9,7 +9,7 @@ use meridian_federation::record::encode_summary;
 use meridian_federation::service::Clock;
 use meridian_model::incarnation::Incarnation;
 use meridian_model::names::ServiceKey;
-use meridian_model::summary::{Labels, RemoteEndpoint, Subset, Summary};
+use meridian_model::summary::{IdAndHost, Labels, RemoteEndpoint, Subset, Summary};
 use meridian_model::time::Monotonic;
 use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, embedded};
@@ -34,11 +34,13 @@ fn summary(service: usize) -> Summary {
         weight: u64::from(healthy) * 100,
     };
     let endpoint = |n: usize| RemoteEndpoint {
-        id: format!("service-{service:04}-7d9c{n:02x}-x{n:03}").into(),
-        host: format!("10.{}.{}.{}", service / 250 % 250, service % 250, n + 1).into(),
+        names: IdAndHost::new(
+            &format!("service-{service:04}-7d9c{n:02x}-x{n:03}"),
+            &format!("10.{}.{}.{}", service / 250 % 250, service % 250, n + 1),
+        ),
         port: 8080,
         weight: 100,
-        subset: u32::try_from(n % 2 + 2 * (n / 18)).unwrap_or(0),
+        subset: u16::try_from(n % 2 + 2 * (n / 18)).unwrap(),
         degraded: false,
         labels: Labels {
             tags: ["v2".into(), "http".into()].into(),
@@ -96,7 +98,7 @@ async fn a_region_of_100_000_instances_costs_a_gateway_so_much() {
     let bytes: usize = all.iter().map(|record| record.bytes.len()).sum();
     say(2, all).await;
     let took = until("the gateway knows all of it", SYNC, async || knows(SERVICES).await).await;
-    let cost = || gateway.resident_kib().saturating_sub(before) / 1024;
+    let cost = || gateway.resident_kib().saturating_sub(before) as f64 / 1024.0;
     let peak = cost();
     // Saved at the latest a moment later, when every service of it can also be looked up.
     let saves = figures::one(&gateway.client(), "meridian_federation_saves_total").await;
@@ -105,12 +107,12 @@ async fn a_region_of_100_000_instances_costs_a_gateway_so_much() {
     })
     .await;
     let after = cost();
-    assert!(after <= BOUND_MIB, "{after} MiB of {BOUND_MIB}");
     println!(
         "a region of {SERVICES} services of {INSTANCES} instances, {bytes} bytes of records: known to a gateway of another \
-         region after {took:?}, {peak} MiB of its memory then, {after} MiB after it was saved"
+         region after {took:?}, {peak:.1} MiB of its memory then, {after:.1} MiB after it was saved"
     );
+    assert!(after <= BOUND_MIB, "{after} MiB of {BOUND_MIB}");
 }
 
-/// Against growth. The goal is 24 MiB.
-const BOUND_MIB: u64 = 40;
+/// The goal is 24 MiB; the rest is what an allocator may make of it elsewhere.
+const BOUND_MIB: f64 = 27.0;

@@ -190,6 +190,8 @@ async fn bound_active_in_three_regions_they_hurt_nobody() {
     for at in [AP, EU, US] {
         let share = 1.0 - world.share(at, &service(far), at).await;
         assert!((0.01..=FAR_SHARE + 0.01).contains(&share), "{share} of the lookups leave {}", REGIONS[at]);
+        let over = "meridian_policy_clamped_total{limit=\"max-remote-share\"}";
+        assert!(figures::one(&world.client(at), over).await > 0.0, "{}: nothing was clamped", REGIONS[at]);
         let faults = faults(&world, at).await;
         println!("{}: {faults} faults of {failing} versions", REGIONS[at]);
         assert!(faults <= MOST_FAULTS * failing as f64, "{faults} faults of {failing} versions that fail");
