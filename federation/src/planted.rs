@@ -102,6 +102,10 @@ pub(crate) mod bugs {
         StaleTurnForgotten,
         /// What is known of the own region already counts as heard of now.
         HeardAnew,
+        /// A region is as far as the farthest of its nodes.
+        FarthestShown,
+        /// Who asks how new its own region is here is not shown a head that contradicts its own.
+        ContradictionUnshown,
         /// What a leaf alone remembers is not asked for.
         LeafUnasked,
         /// What is kept on disk leaves out regions that were not heard of lately.

@@ -97,10 +97,9 @@ pub(super) struct PathSeen {
 impl PathSeen {
     /// The best of two links.
     pub(super) fn or(self, other: Self) -> Self {
-        Self {
-            answered: self.answered.max(other.answered),
-            round_trip: self.round_trip.into_iter().chain(other.round_trip).min(),
-        }
+        let both = self.round_trip.into_iter().chain(other.round_trip);
+        let round_trip = if planted!(FarthestShown) { both.max() } else { both.min() };
+        Self { answered: self.answered.max(other.answered), round_trip }
     }
 }
 

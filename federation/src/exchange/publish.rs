@@ -150,7 +150,8 @@ impl Exchange {
         let Some(link) = self.links.get(&id).filter(|link| link.peer.role == PeerRole::Node) else { return };
         let Some(holding) = self.held.get(&link.peer.region) else { return };
         let ours = holding.version();
-        if own.is_none_or(|own| ours.place() > own.place() || ours.contradicts(&own)) {
+        let contradicts = |own| ours.contradicts(&own) && !planted!(ContradictionUnshown);
+        if own.is_none_or(|own| ours.place() > own.place() || contradicts(own)) {
             self.outputs.push_back(Output::Send(id, Message::Offer(Box::new(holding.head.clone()))));
         }
     }

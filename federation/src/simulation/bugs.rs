@@ -61,6 +61,8 @@ planted_bugs! {
     window_kept: WindowKept,
     stale_turn_forgotten: StaleTurnForgotten,
     heard_anew: HeardAnew,
+    farthest_shown: FarthestShown,
+    contradiction_unshown: ContradictionUnshown,
     leaf_unasked: LeafUnasked,
 }
 

@@ -6,7 +6,9 @@ use super::world::{Event, World};
 use crate::exchange::LinkId;
 use crate::exchange::message::{Claim, Held, Message};
 use meridian_model::names::RegionName;
+use meridian_model::time::Monotonic;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Messages of one direction that an enemy may send again.
 const REMEMBERED: usize = 40;
@@ -29,6 +31,10 @@ pub(super) struct Conn {
     pub(super) digests: [u64; 2],
     /// How many messages each end sent in this second.
     pub(super) sent: [u32; 2],
+    /// Pings of each end that wait for their beat, and when they went by its clock.
+    asked: [Vec<(u64, Monotonic)>; 2],
+    /// The longest that an answer to each end took, by its clock.
+    pub(super) slowest: [Option<Duration>; 2],
     /// Which ends gave it up and listen no more; the other learns it later.
     pub(super) deaf: [bool; 2],
     /// Parts that each end sent and that were not acknowledged to it, nor asked for anew: origin, update, part.
@@ -40,6 +46,20 @@ pub(super) struct Conn {
 impl Conn {
     pub(super) fn is_up(&self) -> bool {
         self.up == [true, true]
+    }
+
+    /// Whether an end takes what comes.
+    pub(super) fn listens(&self, end: usize) -> bool {
+        self.up[end] && !self.deaf[end]
+    }
+
+    /// A ping is answered, and those before it count no more.
+    fn time(&mut self, end: usize, nonce: u64, now: Monotonic) {
+        if let Some(at) = self.asked[end].iter().position(|(asked, _)| *asked == nonce)
+            && let Some((_, asked)) = self.asked[end].drain(..=at).next_back()
+        {
+            self.slowest[end] = self.slowest[end].max(Some(now.since(asked)));
+        }
     }
 }
 
@@ -54,6 +74,9 @@ impl World {
         conn.sent[from] += 1;
         if matches!(message, Message::Have(_)) {
             conn.digests[from] = self.now;
+        }
+        if let Message::Ping(ping) = &message {
+            conn.asked[from].push((ping.nonce, process.clock(self.now)));
         }
         if let Message::Update(update) = &message {
             let unacked = &mut conn.unacked[from];
@@ -95,7 +118,7 @@ impl World {
 
     pub(super) fn deliver(&mut self, number: usize, end: usize, message: Message) -> Result<(), Broken> {
         let conn = &self.conns[number];
-        if !conn.up[end] || conn.deaf[end] {
+        if !conn.listens(end) {
             return Ok(());
         }
         let (from, to) = (conn.ends[1 - end], conn.ends[end]);
@@ -105,6 +128,10 @@ impl World {
             self.processes[to].seen.heard.insert(region, self.now);
         }
         self.remember_evidence(to, &message);
+        let clock = self.processes[to].clock(self.now);
+        if let Message::Beat(beat) = &message {
+            self.conns[number].time(end, beat.nonce, clock);
+        }
         let unacked = &mut self.conns[number].unacked[end];
         match &message {
             Message::Ack(ack) => unacked.retain(|(origin, transfer, part)| {
@@ -164,6 +191,8 @@ impl World {
             latest: [0, 0],
             digests: [self.now, self.now],
             sent: [0, 0],
+            asked: Default::default(),
+            slowest: [None, None],
             deaf: [false, false],
             unacked: Default::default(),
             recorded: Default::default(),
@@ -213,6 +242,15 @@ impl World {
     pub(super) fn linked_since(&self, x: usize, y: usize) -> Option<u64> {
         let pair = self.pairs.iter().find(|pair| pair.ends == [x.min(y), x.max(y)])?;
         pair.conn.map(|number| &self.conns[number]).filter(|conn| conn.is_up()).map(|conn| conn.since)
+    }
+
+    /// The longest that an answer by each link of a process took, and the peer.
+    pub(super) fn links_of(&self, at: usize) -> impl Iterator<Item = (Option<Duration>, usize)> {
+        let conns = self.pairs.iter().filter_map(|pair| pair.conn).map(|number| &self.conns[number]);
+        conns.filter_map(move |conn| {
+            let end = conn.ends.iter().position(|end| *end == at)?;
+            conn.listens(end).then_some((conn.slowest[end], conn.ends[1 - end]))
+        })
     }
 
     pub(super) fn has_direct_link(&self, x: usize, origin: usize) -> bool {

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 const SEEN_WITHIN: u64 = 3_000;
 /// And by a leaf, which may follow a node that is hindered: twice the beats.
 pub(super) const SEEN_BY_LEAF_WITHIN: u64 = 5_000;
+/// And how much longer where one of its peers is hindered: what that began to send and does not go on with is waited for.
+const GIVEN_UP: u64 = limits::TRANSFER_PATIENCE.as_millis() as u64;
 /// How long after a fault that holds again.
 const RECOVERED: u64 = 12_000;
 
@@ -186,9 +188,12 @@ pub(super) fn current(world: &World) -> Result<(), Broken> {
         for origin in 0..world.regions.len() {
             if world.processes[x].region != origin && is_served(world, x, origin) {
                 let leaf = world.processes[x].is_leaf();
-                sees(world, x, origin, if leaf { SEEN_BY_LEAF_WITHIN } else { SEEN_WITHIN })?;
+                let within = if leaf { SEEN_BY_LEAF_WITHIN } else { SEEN_WITHIN };
+                let given_up = if has_troubled_peer(world, x) { GIVEN_UP } else { 0 };
+                sees(world, x, origin, within + given_up)?;
             }
         }
+        near(world, x)?;
         digests(world, x)?;
         told(world, x)?;
     }
@@ -231,6 +236,31 @@ pub(super) fn is_served(world: &World, x: usize, origin: usize) -> bool {
         true => is_served(world, y, origin),
         false => world.processes[y].region == origin && !world.processes[y].is_leaf(),
     })
+}
+
+/// Whether a process has a link to one that is hindered, or, as a leaf, to a node that has one.
+fn has_troubled_peer(world: &World, x: usize) -> bool {
+    let mut linked = (0..world.processes.len()).filter(|y| *y != x && world.linked_since(x, *y).is_some());
+    let leaf = world.processes[x].is_leaf();
+    linked.any(|y| !is_calm(world, y) || leaf && has_troubled_peer(world, y))
+}
+
+/// A region is as near as the nearest of its nodes: no farther than that ever was.
+fn near(world: &World, x: usize) -> Result<(), Broken> {
+    let process = &world.processes[x];
+    let Some(exchange) = process.exchange.as_ref().filter(|_| !process.is_leaf()) else { return Ok(()) };
+    for (origin, (region, _)) in world.regions.iter().enumerate() {
+        let slowest = world.links_of(x).filter(|(_, peer)| {
+            let peer = &world.processes[*peer];
+            peer.region == origin && !peer.is_leaf()
+        });
+        let nearest = slowest.filter_map(|(slowest, _)| slowest).min();
+        let shown = exchange.standing(process.clock(world.now), region).and_then(|s| s.round_trip);
+        let holds = shown.zip(nearest).is_none_or(|(shown, nearest)| shown <= nearest);
+        let who = &process.peer.node;
+        ensure!(holds, "{who} calls {region} {shown:?} far, and has a link of {nearest:?} at most");
+    }
+    Ok(())
 }
 
 fn sees(world: &World, x: usize, origin: usize, within: u64) -> Result<(), Broken> {
