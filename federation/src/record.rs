@@ -225,17 +225,17 @@ pub fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRecord> {
     if labels.is_empty() {
         labels.push(Arc::default());
     }
-    let hosts: Vec<SmolStr> = wire.endpoints.iter().map(|e| host(&e.host)).collect::<Result<_, _>>()?;
-    let texts = wire.endpoints.iter().zip(&hosts).flat_map(|(e, host)| [&*e.id, &**host]);
-    let (names, mut end) = (ArcStr::from(texts.collect::<String>()), 0);
-    let endpoint = |(e, host): (WireEndpoint, &SmolStr)| {
+    let endpoint = |e: WireEndpoint| endpoint(e, subsets.len(), &labels);
+    let checked: Vec<(String, SmolStr, RemoteEndpoint)> =
+        wire.endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+    let texts = checked.iter().flat_map(|(id, host, _)| [&**id, &**host]);
+    let (texts, mut end) = (ArcStr::from(texts.collect::<String>()), 0);
+    let named = checked.into_iter().map(|(id, host, endpoint)| {
         let start = end;
-        end += e.id.len() + host.len();
-        let names = IdAndHost::within(names.substr(start..end), e.id.len());
-        endpoint(e, names, subsets.len(), &labels)
-    };
-    let mut endpoints: Vec<RemoteEndpoint> =
-        wire.endpoints.into_iter().zip(&hosts).map(endpoint).collect::<Result<_, _>>()?;
+        end += id.len() + host.len();
+        RemoteEndpoint { names: IdAndHost::within(texts.substr(start..end), id.len()), ..endpoint }
+    });
+    let mut endpoints: Vec<RemoteEndpoint> = named.collect();
     // They are looked up by id.
     if !endpoints.is_sorted_by(|one, next| one.names.id() < next.names.id()) {
         return Err(BadRecord::Wrong("the order of endpoints"));
@@ -260,26 +260,29 @@ fn labels(wire: WireLabels) -> Result<Labels, BadRecord> {
     Ok(Labels { tags: tags.collect::<Result<_, _>>()?, metadata })
 }
 
+/// An endpoint that is yet to be named, its id and its host.
 fn endpoint(
     e: WireEndpoint,
-    names: IdAndHost,
     subsets: usize,
     labels: &[Arc<Labels>],
-) -> Result<RemoteEndpoint, BadRecord> {
+) -> Result<(String, SmolStr, RemoteEndpoint), BadRecord> {
     let subset = u16::try_from(e.subset).ok().filter(|at| usize::from(*at) < subsets);
     let subset = subset.ok_or(BadRecord::Wrong("the subset of an endpoint"))?;
     bound("an id", e.id.len(), MAX_ID_BYTES)?;
     let weight = u16::try_from(e.weight).ok().filter(|w| (1..=MAX_WEIGHT).contains(&u32::from(*w)));
-    Ok(RemoteEndpoint {
-        names,
+    let weight = weight.ok_or(BadRecord::Wrong("a weight"))?;
+    let host = host(&e.host)?;
+    let endpoint = RemoteEndpoint {
+        names: IdAndHost::default(),
         port: port(e.port)?,
-        weight: weight.ok_or(BadRecord::Wrong("a weight"))?,
+        weight,
         subset: if planted!(SubsetMisread) { 0 } else { subset },
         degraded: e.degraded,
         labels: Arc::clone(
             labels.get(e.labels as usize).ok_or(BadRecord::Wrong("the labels of an endpoint"))?,
         ),
-    })
+    };
+    Ok((e.id, host, endpoint))
 }
 
 /// The record of a region.

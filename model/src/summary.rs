@@ -53,7 +53,7 @@ impl Labels {
 
 /// What an endpoint is called and where it is, side by side in a text that all endpoints of a record share: a region has
 /// 100,000 of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Apart", into = "Apart")]
 pub struct IdAndHost {
     both: Substr,
