@@ -44,8 +44,10 @@ const MEMBER_TTL: Duration = Duration::from_secs(4);
 const REFRESH_KEYS_EVERY: Duration = Duration::from_secs(2);
 /// How often history that is too old is removed.
 const PRUNE_HISTORY_EVERY: Duration = Duration::from_secs(600);
-/// Time for connections and tasks to end at a graceful stop.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Time for connections to end at a graceful stop.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// Time for the last save and for tasks to end after them.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// Events, commands and inputs that may wait for their task.
 const QUEUE: usize = 1_024;
 /// Heartbeats that may wait for their batch: several seconds of 10,000 a second.
@@ -109,6 +111,8 @@ pub struct Running {
     server: Server,
     region: Arc<Region>,
     stop: CancellationToken,
+    /// No request is open any more: what they changed can be saved.
+    settled: CancellationToken,
     tasks: TaskTracker,
     /// Tasks that would otherwise go on as long as somebody could still send to them.
     ends: [AbortHandle; 2],
@@ -134,15 +138,16 @@ impl Running {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
-    /// Stops accepting, lets requests end, saves, and ends all tasks; at most 10 s.
+    /// Stops accepting, lets requests end, saves what they left, and ends all tasks; at most 10 s.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        let ended = async {
-            tokio::join!(self.server.drained(), self.tasks.wait());
-        };
-        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
-            tracing::warn!("some connections or tasks did not end in time and are cut off");
+        if tokio::time::timeout(DRAIN_WITHIN, self.server.drained()).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut off");
+        }
+        self.settled.cancel();
+        if tokio::time::timeout(END_WITHIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time and are cut off");
         }
         self.ends.iter().for_each(AbortHandle::abort);
     }
@@ -271,9 +276,10 @@ impl Gateway {
             let stop = stop.clone();
             async move { stop.run_until_cancelled_owned(task).await }
         };
-        // The keeper goes after the saver, which asks it for the state once more at the end.
-        let kept = CancellationToken::new();
-        let (keeping, saved) = (kept.clone(), stop.clone());
+        // The keeper goes after the saver, which asks it for the state once more at the end: after the last request, since
+        // a gateway that starts without its registry has nothing else of what that request changed.
+        let (kept, settled) = (CancellationToken::new(), CancellationToken::new());
+        let (keeping, saved) = (kept.clone(), settled.clone());
         tasks
             .spawn(async move { keeping.run_until_cancelled_owned(keeper.run(events, command_queue)).await });
         tasks.spawn(async move {
@@ -313,7 +319,7 @@ impl Gateway {
         sources.extend(etcd_stats.map(figures::etcd));
         sources.extend(joined.map(|joined| joined.source));
         region.set_metrics(Metrics { http, sources });
-        Ok(Running { server, region, stop, tasks, ends })
+        Ok(Running { server, region, stop, settled, tasks, ends })
     }
 }
 

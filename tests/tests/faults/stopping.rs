@@ -1,14 +1,39 @@
 //! A gateway that is asked to stop ends what it has begun.
 
 use crate::PACE;
-use crate::world::{lone_gateway, register_many};
+use crate::world::{World, lone_gateway, register_many};
+use meridian_tests::client::{instance_path, registration};
 use meridian_tests::load::Load;
 use meridian_tests::patience::until;
 use meridian_tests::watchers::Watchers;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const SERVICE: &str = "orders-api";
+
+/// A registration of `late` whose body is still on its way, and the body.
+async fn half_registered(gateway: SocketAddr, token: &str) -> (TcpStream, String) {
+    let mut half = TcpStream::connect(gateway).await.unwrap();
+    let body = registration("test-1a", 7).to_string();
+    let path = instance_path(SERVICE, "late");
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    half.write_all(head.as_bytes()).await.unwrap();
+    (half, body)
+}
+
+/// Sends the body, which is taken.
+async fn registered(half: &mut TcpStream, body: &str) {
+    half.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), half.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 201"), "a request that was open got: {answer:?}");
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_answers_what_is_open_ends_streams_and_exits_with_zero() {
@@ -26,16 +51,7 @@ async fn sigterm_answers_what_is_open_ends_streams_and_exits_with_zero() {
         let sent = poller.send(reqwest::Method::GET, "/v1/resolve/orders-api?wait=60s", &headers, None);
         sent.await.map(|answer| answer.status)
     });
-    // A registration whose body is still on its way.
-    let mut half = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
-    let body = meridian_tests::client::registration("test-1a", 7).to_string();
-    let head = format!(
-        "PUT {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
-        meridian_tests::client::instance_path(SERVICE, "late"),
-        issuer.workload(SERVICE),
-        body.len()
-    );
-    half.write_all(head.as_bytes()).await.unwrap();
+    let (mut half, body) = half_registered(gateway.address(), &issuer.workload(SERVICE)).await;
     let load = Load::start(&[gateway.address()], &target, PACE);
     tokio::time::sleep(Duration::from_secs(1)).await;
     load.report().check();
@@ -43,11 +59,7 @@ async fn sigterm_answers_what_is_open_ends_streams_and_exits_with_zero() {
     gateway.terminate();
     let asked = Instant::now();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    half.write_all(body.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(5), half.read_to_end(&mut answer)).await;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 201"), "a request that was open got: {answer:?}");
+    registered(&mut half, &body).await;
 
     let (status, took) = gateway.ended(Duration::from_secs(12)).await;
     println!("stopped within {took:?}");
@@ -71,4 +83,27 @@ async fn sigterm_answers_what_is_open_ends_streams_and_exits_with_zero() {
     gateway.start().await;
     let statuses = client.statuses(SERVICE).await;
     assert_eq!(statuses.len(), 4, "the embedded registry lost something at a graceful stop: {statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_while_stopping_is_on_disk() {
+    let mut world = World::start(1).await;
+    let client = world.client();
+    let token = world.issuer.workload(SERVICE);
+    register_many(&client.bearing(&token), SERVICE, "o", 3).await;
+    let (mut half, body) = half_registered(world.addresses()[0], &token).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let gateway = &mut world.gateways[0];
+    gateway.terminate();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    registered(&mut half, &body).await;
+    let (status, _) = gateway.ended(Duration::from_secs(12)).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+
+    world.etcd.stop();
+    world.gateways[0].start().await;
+    let ready = client.get("/readyz").await.expect(200);
+    assert_eq!(ready["source"], "disk", "{}", ready.json);
+    let statuses = client.statuses(SERVICE).await;
+    assert!(statuses.iter().any(|(id, _)| id == "late"), "{statuses:?}");
 }
