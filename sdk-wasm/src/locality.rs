@@ -161,7 +161,7 @@ impl<'a> Levels<'a> {
         let (known, doubtful): (Vec<_>, Vec<_>) = others
             .into_iter()
             .partition(|remote| remote.is_reachable() && remote.freshness() != Freshness::Stale);
-        let pulls = pulls(&known, settings.region_share);
+        let pulls = pulls(&known, settings.region_share, side);
         let known = known.into_iter().map(|remote| builder.remote(remote, ""));
         if settings.region_fallback == RegionFallback::Gradual {
             levels.pulls = pulls;
@@ -274,10 +274,13 @@ impl<'a> Levels<'a> {
     }
 }
 
-/// How strongly regions draw what is left: by headroom if all of them tell it, else by the weight of what is healthy.
-fn pulls(remotes: &[Remote<'_>], share: RegionShare) -> Vec<Load> {
+/// How strongly regions draw what is left: by headroom if all that can take any of it tell theirs, else by the weight of
+/// what is healthy. A region without a healthy endpoint has no headroom to tell.
+fn pulls(remotes: &[Remote<'_>], share: RegionShare, side: &dyn Side) -> Vec<Load> {
     let RegionShare::ByHeadroom { round_trip_half_ms } = share else { return Vec::new() };
-    let told = remotes.iter().all(|remote| remote.headroom().is_some());
+    let serves =
+        |remote: &Remote<'_>| remote.subsets().any(|subset| subset.healthy() > 0 && side.has_subset(subset));
+    let told = remotes.iter().all(|remote| remote.headroom().is_some() || !serves(remote));
     let half = Load::from(round_trip_half_ms.max(1));
     let pull = |remote: &Remote<'_>| {
         let room = match remote.headroom() {
