@@ -132,8 +132,11 @@ pub struct Levels<'a> {
     remote: Vec<Level>,
     /// How strongly each of `remote` draws what is left; empty where they take it in order.
     pulls: Vec<Load>,
-    /// Only when everything above is empty: evacuated zones and regions, and those not heard of.
-    last: Vec<Level>,
+    /// Only when everything above is empty, in this order: other regions that are not used before, zones being drained,
+    /// regions in doubt, regions being drained. What is drained yields, but not to what may not answer.
+    last: [Vec<Level>; 4],
+    /// Only when those are empty too.
+    at_last: Vec<Level>,
 }
 
 impl<'a> Levels<'a> {
@@ -146,10 +149,12 @@ impl<'a> Levels<'a> {
             local: vec![nearest, rest],
             remote: Vec::new(),
             pulls: Vec::new(),
-            last: Vec::new(),
+            last: [const { Vec::new() }; 4],
+            at_last: Vec::new(),
         };
+        let [unused, evacuated_zones, in_doubt, drained] = &mut levels.last;
+        evacuated_zones.push(evacuated);
         if settings.region_fallback == RegionFallback::Never {
-            levels.last.push(evacuated);
             return levels;
         }
         let standing = |remote: &Remote<'a>| {
@@ -167,36 +172,48 @@ impl<'a> Levels<'a> {
             levels.pulls = pulls;
             levels.remote.extend(known);
         } else {
-            levels.last.extend(known);
+            unused.extend(known);
         }
-        levels.last.push(evacuated);
-        levels
-            .last
-            .extend(doubtful.into_iter().map(|remote| builder.remote(remote, ", not heard of lately")));
-        levels.last.extend(draining.into_iter().map(|remote| builder.remote(remote, ", being drained")));
+        let doubt = |remote: &Remote<'_>| match remote.freshness() {
+            // Others hear it, or heard it a moment ago: it is the way there that is broken.
+            Freshness::Fresh => ", not reachable",
+            Freshness::Suspect | Freshness::Stale => ", not heard of lately",
+        };
+        in_doubt.extend(doubtful.into_iter().map(|remote| builder.remote(remote, doubt(&remote))));
+        drained.extend(draining.into_iter().map(|remote| builder.remote(remote, ", being drained")));
         levels
     }
 
-    /// What these levels cannot carry goes on to the other side's; each region's levels come before any other region's.
+    /// What these levels cannot carry goes on to the other side's: in the region first, then in other regions, where these
+    /// levels' own come before the other side's.
     pub fn then(mut self, next: Levels<'a>) -> Self {
         self.local.extend(next.local);
         self.remote.extend(next.remote);
         self.pulls.extend(next.pulls);
-        self.last.extend(next.last);
+        for (last, next) in self.last.iter_mut().zip(next.last) {
+            last.extend(next);
+        }
+        self.at_last.extend(next.at_last);
         self
     }
 
     /// The other side serves only when these levels are empty.
     pub fn or_at_last(mut self, next: Levels<'a>) -> Self {
-        self.last.extend(next.local);
-        self.last.extend(next.remote);
-        self.last.extend(next.last);
+        self.at_last.extend(next.local);
+        self.at_last.extend(next.remote);
+        self.at_last.extend(next.last.into_iter().flatten());
+        self.at_last.extend(next.at_last);
         self
     }
 
     /// Whether nothing healthy is in any of them.
     pub fn is_empty(&self) -> bool {
-        [&self.local, &self.remote, &self.last].into_iter().flatten().all(|level| level.members.is_empty())
+        self.local.iter().chain(&self.remote).chain(self.waiting()).all(|level| level.members.is_empty())
+    }
+
+    /// What serves only when everything else is empty.
+    fn waiting(&self) -> impl Iterator<Item = &Level> {
+        self.last.iter().flatten().chain(&self.at_last)
     }
 
     /// The first tier mixes the levels that carry traffic now, in their proportions; the others follow in order. If nothing
@@ -211,7 +228,7 @@ impl<'a> Levels<'a> {
             }
             if load > 0 { carrying.push((level, load)) } else { waiting.push(level) }
         }
-        waiting.extend(self.last.iter().filter(|level| !level.members.is_empty()));
+        waiting.extend(self.waiting().filter(|level| !level.members.is_empty()));
         let mut tiers = Vec::new();
         match carrying.as_slice() {
             [] => {}
@@ -295,7 +312,7 @@ fn pulls(remotes: &[Remote<'_>], share: RegionShare, side: &dyn Side) -> Vec<Loa
 
 impl fmt::Debug for Levels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.local.iter().chain(&self.remote).chain(&self.last)).finish()
+        f.debug_list().entries(self.local.iter().chain(&self.remote).chain(self.waiting())).finish()
     }
 }
 

@@ -159,6 +159,36 @@ fn nothing_healthy_is_not_a_refusal() {
     assert!(!ask(&Service::named("orders-api")).refuses("all"));
 }
 
+/// Each level takes the least of what is left and 1.4 times its healthy part: two half-dead zones carry all of it together
+/// as two levels, and 70 % of it as one.
+#[test]
+fn a_caller_without_a_zone_sees_one_level_where_others_see_two() {
+    let half = |service: Service, zone: &str| {
+        service
+            .endpoint(zone, |e| e.zone(zone))
+            .endpoint(&format!("{zone}-sick"), |e| e.zone(zone).unhealthy())
+    };
+    let service =
+        half(half(Service::named("orders-api"), A), B).remote("eu-west-1", |r| r.endpoints("x", 4, 4));
+    let shares = |zone: &str| {
+        let asked = testing::ask::<ZoneFallback>("", &service, &caller(zone)).unwrap();
+        [asked.share_of_zone(A), asked.share_of_zone(B), asked.share_of_region("eu-west-1")]
+    };
+    for (zone, wanted) in [(A, [0.7, 0.3, 0.0]), ("", [0.35, 0.35, 0.3])] {
+        shares(zone).into_iter().zip(wanted).for_each(|(share, wanted)| near(share, wanted));
+    }
+}
+
+#[test]
+fn reasons_tell_a_broken_link_from_a_silent_region() {
+    let service = Service::named("orders-api")
+        .remote("cut-off", |r| r.unreachable().endpoints("x", 1, 1))
+        .remote("fading", |r| r.unreachable().suspect().endpoints("x", 1, 1))
+        .remote("silent", |r| r.unreachable().stale().endpoints("x", 1, 1));
+    let reasons = ["cut-off, not reachable", "fading, not heard of lately", "silent, not heard of lately"];
+    assert_eq!(ask(&service).reasons_of("all"), reasons);
+}
+
 #[test]
 fn senseless_configs_are_refused_by_name() {
     let refusal =
