@@ -61,7 +61,8 @@ pub enum RegionFallback {
     Gradual,
     /// They take everything once nothing healthy is left in the region, and nothing before.
     WhenEmpty,
-    /// Never.
+    /// Never: with nothing healthy in the region, the lookup is refused. That is the policy's word, and holds while the policy
+    /// answers; what must hold also while it cannot are a binding's limits (`limits.regions: []`).
     Never,
 }
 
@@ -137,6 +138,8 @@ pub struct Levels<'a> {
     last: [Vec<Level>; 4],
     /// Only when those are empty too.
     at_last: Vec<Level>,
+    /// Whether traffic stays in the region, whatever becomes of it.
+    at_home: bool,
 }
 
 impl<'a> Levels<'a> {
@@ -151,10 +154,11 @@ impl<'a> Levels<'a> {
             pulls: Vec::new(),
             last: [const { Vec::new() }; 4],
             at_last: Vec::new(),
+            at_home: settings.region_fallback == RegionFallback::Never,
         };
         let [unused, evacuated_zones, in_doubt, drained] = &mut levels.last;
         evacuated_zones.push(evacuated);
-        if settings.region_fallback == RegionFallback::Never {
+        if levels.at_home {
             return levels;
         }
         let standing = |remote: &Remote<'a>| {
@@ -217,7 +221,8 @@ impl<'a> Levels<'a> {
     }
 
     /// The first tier mixes the levels that carry traffic now, in their proportions; the others follow in order. If nothing
-    /// is healthy anywhere, the plan names every endpoint, so that the caller is told so rather than refused.
+    /// is healthy anywhere, the plan names every endpoint, so that the caller is told so rather than refused; but a lookup
+    /// that may not leave the region is refused, because the host's own fallback would look for others.
     pub fn plan(&self) -> Plan {
         let loads = self.loads();
         let mut carrying = Vec::new();
@@ -236,6 +241,9 @@ impl<'a> Levels<'a> {
             several => tiers.push(mixed(several)),
         }
         tiers.extend(waiting.into_iter().map(alone));
+        if tiers.is_empty() && self.at_home {
+            return Plan::refuse();
+        }
         if tiers.is_empty() {
             tiers.push(Tier::new("nothing is healthy").endpoints(self.service.endpoints()));
         }

@@ -158,6 +158,15 @@ fn tags_are_not_told_apart_abroad() {
 }
 
 #[test]
+fn a_split_that_may_not_leave_its_region_is_refused_when_nothing_is_left_there() {
+    let service = Service::named("orders-api")
+        .endpoint("one", |e| e.version("1").unhealthy())
+        .remote("eu-west-1", |r| r.subset("x", "1", "", 1, 1));
+    let asked = ask(r#"{"weights": {"version:1": 1}, "locality": {"regionFallback": "never"}}"#, &service);
+    assert!(asked.refuses("version:1"));
+}
+
+#[test]
 fn senseless_configs_are_refused_by_name() {
     let many = (0..32).map(|n| format!(r#""version:{n}": 1"#)).collect::<Vec<_>>().join(",");
     for (config, named) in [

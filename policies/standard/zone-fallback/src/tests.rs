@@ -179,6 +179,24 @@ fn a_caller_without_a_zone_sees_one_level_where_others_see_two() {
     }
 }
 
+/// The host's own fallback would look for other regions where a plan names nobody: only a refusal keeps traffic at home.
+#[test]
+fn never_means_refused_rather_than_served_elsewhere() {
+    let never = |service: &Service| {
+        testing::ask::<ZoneFallback>(r#"{"regionFallback": "never"}"#, service, &caller(A)).unwrap()
+    };
+    let dead = two_zones(0).draining_zone(B);
+    assert_eq!(never(&with_remotes(dead)).reasons_of("all"), ["zones being drained"]);
+    for service in
+        [Service::named("orders-api").endpoint("a-1", |e| e.unhealthy()), Service::named("orders-api")]
+    {
+        assert!(never(&service).refuses("all"));
+        assert!(never(&with_remotes(service)).refuses("all"));
+    }
+    // A recovering region has nobody to leave the rest to.
+    near(never(&with_remotes(two_zones(10).ramp(0))).share_of_zone(A), 1.0);
+}
+
 #[test]
 fn reasons_tell_a_broken_link_from_a_silent_region() {
     let service = Service::named("orders-api")
