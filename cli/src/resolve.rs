@@ -230,6 +230,9 @@ fn explanation(explain: &Value) -> String {
         ]);
     }
     let mut text = table.render();
+    if !items_of(explain, "/regions/remotes").is_empty() {
+        let _ = write!(text, "\n\n{}", regions(explain));
+    }
     let plans = items_of(explain, "/plans");
     for (number, plan) in plans.iter().enumerate() {
         // Parts in 10,000.
@@ -255,6 +258,35 @@ fn explanation(explain: &Value) -> String {
         }
     }
     text
+}
+
+/// Every other region that told of the service.
+fn regions(explain: &Value) -> String {
+    let mut table = Table::new(["REGION", "STANDING", "HEALTHY", "ROUND TRIP", "TIER", "SHARE", "WHY"]);
+    for region in items_of(explain, "/regions/remotes") {
+        let says = |member: &str| region.get(member).and_then(Value::as_bool);
+        let mut standing = text_of(region, "/freshness");
+        let remarks =
+            [(says("reachable") == Some(false), "unreachable"), (says("draining") == Some(true), "draining")];
+        for (_, remark) in remarks.iter().filter(|(holds, _)| *holds) {
+            let _ = write!(standing, ", {remark}");
+        }
+        // Parts in 1,000 of its rightful traffic.
+        if let Some(ramp) = region.get("ramp").and_then(Value::as_u64).filter(|ramp| *ramp < 1_000) {
+            let _ = write!(standing, ", recovering at {} %", ramp / 10);
+        }
+        let share = region.get("share").and_then(Value::as_f64).unwrap_or(0.0);
+        table.row([
+            text_of(region, "/region"),
+            standing,
+            format!("{} of {}", text_of(region, "/healthy"), text_of(region, "/total")),
+            format!("{} ms", text_of(region, "/roundTripMs")),
+            text_of(region, "/tier"),
+            if says("kept") == Some(true) { percent(share) } else { String::new() },
+            text_of(region, "/why"),
+        ]);
+    }
+    table.render()
 }
 
 #[cfg(test)]
@@ -308,6 +340,26 @@ mod tests {
             text.lines().nth(2).is_some_and(|line| line.starts_with("a-2") && line.ends_with("dropped")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_explanation_tells_of_every_region() {
+        let region = |name: &str, reachable: bool, kept: bool, why: &str| {
+            json!({ "region": name, "freshness": "fresh", "reachable": reachable, "draining": false, "ramp": 250,
+                "roundTripMs": 40, "healthy": 3, "total": 4, "kept": kept, "tier": if kept { json!(1) } else { json!(null) },
+                "share": 0.0, "why": why })
+        };
+        let explain = json!({ "plans": [], "candidates": [], "regions": { "remotes": [
+            region("eu-west-1", true, true, "in the plan"),
+            region("us-east-1", false, false, "outside the binding's limits.regions; not reachable") ] } });
+        let text = explanation(&explain);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].starts_with("REGION "), "{text}");
+        for told in ["eu-west-1", "fresh, recovering at 25 %", "3 of 4", "40 ms", "0 %", "in the plan"] {
+            assert!(lines[3].contains(told), "{told}: {text}");
+        }
+        let told = ["us-east-1", "fresh, unreachable", "limits.regions; not reachable"];
+        assert!(told.iter().all(|told| lines[4].contains(told)), "{text}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::binding::{Limits, Regions};
 use crate::names::{RegionName, ServiceKey, ZoneName};
 use crate::remote::{FULL_RAMP, Freshness, Remote, Standing};
-use crate::snapshot::Withheld;
-use crate::summary::{Ingress, RegionNotice, Summary};
+use crate::snapshot::{Withheld, WithheldBy, WithheldRegion};
+use crate::summary::{Ingress, RegionNotice, Subset, Summary};
 use crate::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -141,12 +141,15 @@ impl Neighbours {
                 Regions::All => limits.max_remote_share > 0.0,
                 Regions::Only(regions) => limits.max_remote_share > 0.0 && regions.contains(region),
             };
-            if !allowed {
-                withheld.by_limits += 1;
-                continue;
-            }
-            if known.too_old {
-                withheld.too_old += 1;
+            let by = match (allowed, known.too_old) {
+                (false, _) => Some(WithheldBy::Limits),
+                (true, true) => Some(WithheldBy::Age),
+                (true, false) => None,
+            };
+            if let Some(by) = by {
+                let (healthy, total) = summary.health();
+                let (region, standing) = (region.clone(), known.standing);
+                withheld.regions.push(WithheldRegion { region, by, standing, healthy, total });
                 continue;
             }
             let evacuated = |zone: &ZoneName| {
@@ -166,12 +169,14 @@ impl Neighbours {
         }
         // One or two are usual, of thousands of services.
         remotes.shrink_to_fit();
+        withheld.regions.shrink_to_fit();
         (remotes, withheld)
     }
 }
 
 /// The summary without the zones that are evacuated, unless nothing healthy is left then: a drain yields, it does not
-/// empty an answer. What is left out counts on neither side of the region's health.
+/// empty an answer. What is left out counts on neither side of the region's health, nor for its headroom: instances do not
+/// tell other regions their capacities, so their weights stand for these.
 fn without(summary: &Arc<Summary>, evacuated: impl Fn(&ZoneName) -> bool) -> Arc<Summary> {
     let stays: Vec<bool> = summary.subsets.iter().map(|s| !evacuated(&s.zone)).collect();
     let left = || summary.subsets.iter().zip(&stays).filter(|(_, stays)| **stays).map(|(s, _)| s);
@@ -197,6 +202,87 @@ fn without(summary: &Arc<Summary>, evacuated: impl Fn(&ZoneName) -> bool) -> Arc
         subsets: left().cloned().collect(),
         endpoints: endpoints.collect(),
         sampled: summary.sampled,
-        headroom: summary.headroom,
+        headroom: summary.headroom.map(|all| part(all, weight(left()), weight(summary.subsets.iter()))),
     })
+}
+
+fn weight<'a>(subsets: impl Iterator<Item = &'a Subset>) -> u128 {
+    subsets.map(|subset| u128::from(subset.weight)).sum()
+}
+
+/// `left` of `whole` of `all`; all of it where there is no whole.
+fn part(all: u64, left: u128, whole: u128) -> u64 {
+    let part = u128::from(all).saturating_mul(left).checked_div(whole);
+    part.and_then(|part| u64::try_from(part).ok()).unwrap_or(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Namespace;
+
+    fn subset(zone: &str, healthy: u32, weight: u64) -> Subset {
+        Subset {
+            zone: zone.parse().unwrap(),
+            version: "".into(),
+            group: "".into(),
+            healthy,
+            total: 2,
+            weight,
+        }
+    }
+
+    fn known(
+        subsets: Vec<Subset>,
+        headroom: Option<u64>,
+        too_old: bool,
+    ) -> (Neighbours, RegionName, ServiceKey) {
+        let (region, service) =
+            ("east".parse().unwrap(), ServiceKey::new(Namespace::default(), "orders".parse().unwrap()));
+        let mut neighbours = Neighbours::default();
+        let summary = Summary { subsets, headroom, ..Summary::default() };
+        let standing =
+            Standing { freshness: Freshness::Fresh, reachable: true, ..Neighbour::default().standing };
+        assert!(neighbours.set_summary(&region, &service, Some(Arc::new(summary))));
+        assert!(neighbours.set_standing(&region, standing, too_old));
+        (neighbours, region, service)
+    }
+
+    /// Only a region with something to give is missed where it is withheld; each is named all the same.
+    #[test]
+    fn what_is_withheld_is_named_and_only_missed_if_it_could_serve() {
+        let judge = |healthy, limits: &Limits, too_old| {
+            let (neighbours, region, service) = known(vec![subset("ea", healthy, 100)], None, too_old);
+            let (remotes, withheld) = neighbours.remotes(&service, limits, &BTreeMap::new());
+            assert!(remotes.is_empty());
+            assert_eq!(withheld.regions.iter().map(|w| &w.region).collect::<Vec<_>>(), [&region]);
+            let missed = |by| withheld.missed(by).count();
+            (missed(WithheldBy::Limits), missed(WithheldBy::Age))
+        };
+        let (open, shut) = (Limits::default(), Limits { max_remote_share: 0.0, ..Limits::default() });
+        assert_eq!(judge(1, &open, true), (0, 1));
+        assert_eq!(judge(0, &open, true), (0, 0));
+        assert_eq!(judge(1, &shut, true), (1, 0));
+        assert_eq!(judge(0, &shut, false), (0, 0));
+    }
+
+    #[test]
+    fn zones_that_are_evacuated_have_no_headroom() {
+        let headroom = |drained: &[&str], told: Option<u64>| {
+            let subsets = vec![subset("ea", 1, 100), subset("eb", 2, 300), subset("ec", 0, 0)];
+            let (mut neighbours, region, service) = known(subsets, told, false);
+            let draining_zones = drained.iter().map(|zone| zone.parse().unwrap()).collect();
+            let _ =
+                neighbours.set_notice(&region, RegionNotice { draining_zones, ..RegionNotice::default() });
+            let (remotes, _) = neighbours.remotes(&service, &Limits::default(), &BTreeMap::new());
+            remotes[0].summary.headroom
+        };
+        assert_eq!(headroom(&[], Some(1_000)), Some(1_000));
+        assert_eq!(headroom(&["eb"], Some(1_000)), Some(250));
+        assert_eq!(headroom(&["ec"], Some(1_000)), Some(1_000));
+        assert_eq!(headroom(&["eb"], Some(u64::MAX)), Some(u64::MAX / 4));
+        assert_eq!(headroom(&["eb"], None), None);
+        // Then nothing yields to anybody: the region as a whole does.
+        assert_eq!(headroom(&["ea", "eb"], Some(1_000)), Some(1_000));
+    }
 }

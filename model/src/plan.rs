@@ -321,7 +321,8 @@ fn expand_plan(plan: &Plan, snapshot: &Snapshot, clamped: &mut Clamped) -> Ready
     if tiers.is_empty() { ReadyPlan::NothingEligible } else { ReadyPlan::Tiers(tiers.into()) }
 }
 
-fn short_reason(reason: &str) -> SmolStr {
+/// At most [`MAX_REASON_BYTES`] of it.
+pub(crate) fn short_reason(reason: &str) -> SmolStr {
     let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
     SmolStr::new(reason.get(..end.unwrap_or(0)).unwrap_or_default())
 }

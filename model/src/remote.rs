@@ -61,6 +61,19 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// What speaks against sending traffic there while others can do, in words for people; none where nothing does.
+    #[must_use]
+    pub fn doubt(&self) -> Option<&'static str> {
+        match self.freshness {
+            _ if self.draining => Some("being drained"),
+            // Others hear it, or heard it a moment ago: it is the way there that is broken.
+            Freshness::Fresh if !self.reachable => Some("not reachable"),
+            Freshness::Suspect if !self.reachable => Some("not heard of lately"),
+            Freshness::Fresh | Freshness::Suspect => None,
+            Freshness::Stale => Some("not heard of lately"),
+        }
+    }
+
     /// What ranks regions where nothing else does: the least is the best.
     #[must_use]
     pub fn rank(&self) -> (bool, bool, Freshness, u32) {

@@ -94,4 +94,4 @@ fn rescale(tier: &mut Vec<(u32, u64)>, here: impl Fn(u32) -> bool, most: f64, wi
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use crate::binding::Effective;
 use crate::instance::Instance;
 use crate::names::{RegionName, ServiceKey, ZoneName};
-use crate::remote::{Address, Remote};
+use crate::remote::{Address, Remote, Standing};
 use crate::selection;
 use crate::status::Status;
 use std::sync::Arc;
@@ -70,17 +70,51 @@ pub struct Snapshot {
     pub ramp: u32,
     /// The service in other regions, as far as the binding's limits let its traffic go there; in the order of their names.
     pub remotes: Vec<Remote>,
-    /// What keeps traffic from other regions that know the service.
+    /// Other regions that know the service, and may not be sent its traffic.
     pub withheld: Withheld,
 }
 
-/// Why other regions that told of a service are not among its remotes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The regions that told of a service and are not among its remotes, in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Withheld {
-    /// Regions that the binding's limits leave out.
-    pub by_limits: u32,
-    /// Regions that have not been heard of for so long that addresses may belong to others.
-    pub too_old: u32,
+    /// Each of them.
+    pub regions: Vec<WithheldRegion>,
+}
+
+/// One region that told of a service and is not among its remotes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithheldRegion {
+    /// Which.
+    pub region: RegionName,
+    /// What keeps traffic from it.
+    pub by: WithheldBy,
+    /// How it stands.
+    pub standing: Standing,
+    /// How many instances it told of as healthy.
+    pub healthy: u64,
+    /// How many it counts.
+    pub total: u64,
+}
+
+/// What keeps traffic from a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithheldBy {
+    /// The binding's limits leave it out.
+    Limits,
+    /// It has not been heard of for so long that its addresses may belong to others.
+    Age,
+}
+
+impl Withheld {
+    /// The regions that are withheld so.
+    pub fn by(&self, by: WithheldBy) -> impl Iterator<Item = &WithheldRegion> {
+        self.regions.iter().filter(move |withheld| withheld.by == by)
+    }
+
+    /// Those of them that would have an endpoint to give.
+    pub fn missed(&self, by: WithheldBy) -> impl Iterator<Item = &WithheldRegion> {
+        self.by(by).filter(|withheld| withheld.healthy > 0)
+    }
 }
 
 /// What stands at a position of a snapshot: its endpoints come first, then the addresses of each remote in order.

@@ -141,6 +141,16 @@ pub struct Summary {
     pub headroom: Option<u64>,
 }
 
+impl Summary {
+    /// How many instances are healthy, and how many there are on both sides of the health fraction.
+    #[must_use]
+    pub fn health(&self) -> (u64, u64) {
+        self.subsets.iter().fold((0, 0), |(healthy, total), subset| {
+            (healthy + u64::from(subset.healthy), total + u64::from(subset.total))
+        })
+    }
+}
+
 /// An address at which a whole region takes traffic, for callers from other regions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -419,8 +419,9 @@ fn settle(
         if observed {
             let before = before.get(place).and_then(Option::as_ref);
             let contrast = main.as_ref().zip(before);
+            let zone = known.caller.zone.as_ref();
             let contrast =
-                contrast.map(|((now, ..), before)| Contrast::of(before, &now.plans, &order.snapshot));
+                contrast.map(|((now, ..), before)| Contrast::of(before, &now.plans, &order.snapshot, zone));
             let answers = main.is_some();
             watched.push(Watched { caller: known.id, counts: counts.clone(), answers, active: contrast });
         }
@@ -491,7 +492,8 @@ pub(crate) fn prepare_canary(library: &Library, workers: usize, order: &CanaryOr
     for ((known, active), seat) in order.callers.iter().zip(row.seats.into_iter().flatten()) {
         match seat {
             Ok(Seated { plans, handles }) => {
-                canary.contrasts.push((known.id, Contrast::of(&active.plans, &plans, &order.snapshot)));
+                let zone = known.caller.zone.as_ref();
+                canary.contrasts.push((known.id, Contrast::of(&active.plans, &plans, &order.snapshot, zone)));
                 let (snapshot, caller) = (Arc::clone(&order.snapshot), Arc::clone(&known.caller));
                 let view = View::new(snapshot, caller, plans, bound, Outcome::Ok);
                 canary.views.push((known.id, Arc::new(view), handles));

@@ -279,7 +279,7 @@ impl Runner {
             let handle = cell.admit(router, &Caller::of(&known.caller))?;
             let plans = plan::expand(&cell.plans(handle)?, &order.snapshot)
                 .map_err(|nonsense| Fault::new(FaultKind::Plans, nonsense.to_string()))?;
-            let contrast = Contrast::of(&active.plans, &plans, &order.snapshot);
+            let contrast = Contrast::of(&active.plans, &plans, &order.snapshot, known.caller.zone.as_ref());
             let snapshot = Arc::clone(&order.snapshot);
             let caller = Arc::clone(&known.caller);
             let shadow = Arc::new(View::new(snapshot, caller, Arc::new(plans), &order.bound, Outcome::Ok));

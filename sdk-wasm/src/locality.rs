@@ -61,7 +61,8 @@ pub enum RegionFallback {
     Gradual,
     /// They take everything once nothing healthy is left in the region, and nothing before.
     WhenEmpty,
-    /// Never.
+    /// Never: with nothing healthy in the region, the lookup is refused. That is the policy's word, and holds while the policy
+    /// answers; what must hold also while it cannot are a binding's limits (`limits.regions: []`).
     Never,
 }
 
@@ -132,8 +133,13 @@ pub struct Levels<'a> {
     remote: Vec<Level>,
     /// How strongly each of `remote` draws what is left; empty where they take it in order.
     pulls: Vec<Load>,
-    /// Only when everything above is empty: evacuated zones and regions, and those not heard of.
-    last: Vec<Level>,
+    /// Only when everything above is empty, in this order: other regions that are not used before, zones being drained,
+    /// regions in doubt, regions being drained. What is drained yields, but not to what may not answer.
+    last: [Vec<Level>; 4],
+    /// Only when those are empty too.
+    at_last: Vec<Level>,
+    /// Whether traffic stays in the region, whatever becomes of it.
+    at_home: bool,
 }
 
 impl<'a> Levels<'a> {
@@ -146,10 +152,13 @@ impl<'a> Levels<'a> {
             local: vec![nearest, rest],
             remote: Vec::new(),
             pulls: Vec::new(),
-            last: Vec::new(),
+            last: [const { Vec::new() }; 4],
+            at_last: Vec::new(),
+            at_home: settings.region_fallback == RegionFallback::Never,
         };
-        if settings.region_fallback == RegionFallback::Never {
-            levels.last.push(evacuated);
+        let [unused, evacuated_zones, in_doubt, drained] = &mut levels.last;
+        evacuated_zones.push(evacuated);
+        if levels.at_home {
             return levels;
         }
         let standing = |remote: &Remote<'a>| {
@@ -161,46 +170,59 @@ impl<'a> Levels<'a> {
         let (known, doubtful): (Vec<_>, Vec<_>) = others
             .into_iter()
             .partition(|remote| remote.is_reachable() && remote.freshness() != Freshness::Stale);
-        let pulls = pulls(&known, settings.region_share);
+        let pulls = pulls(&known, settings.region_share, side);
         let known = known.into_iter().map(|remote| builder.remote(remote, ""));
         if settings.region_fallback == RegionFallback::Gradual {
             levels.pulls = pulls;
             levels.remote.extend(known);
         } else {
-            levels.last.extend(known);
+            unused.extend(known);
         }
-        levels.last.push(evacuated);
-        levels
-            .last
-            .extend(doubtful.into_iter().map(|remote| builder.remote(remote, ", not heard of lately")));
-        levels.last.extend(draining.into_iter().map(|remote| builder.remote(remote, ", being drained")));
+        let doubt = |remote: &Remote<'_>| match remote.freshness() {
+            // Others hear it, or heard it a moment ago: it is the way there that is broken.
+            Freshness::Fresh => ", not reachable",
+            Freshness::Suspect | Freshness::Stale => ", not heard of lately",
+        };
+        in_doubt.extend(doubtful.into_iter().map(|remote| builder.remote(remote, doubt(&remote))));
+        drained.extend(draining.into_iter().map(|remote| builder.remote(remote, ", being drained")));
         levels
     }
 
-    /// What these levels cannot carry goes on to the other side's; each region's levels come before any other region's.
+    /// What these levels cannot carry goes on to the other side's: in the region first, then in other regions, where these
+    /// levels' own come before the other side's.
     pub fn then(mut self, next: Levels<'a>) -> Self {
         self.local.extend(next.local);
         self.remote.extend(next.remote);
         self.pulls.extend(next.pulls);
-        self.last.extend(next.last);
+        for (last, next) in self.last.iter_mut().zip(next.last) {
+            last.extend(next);
+        }
+        self.at_last.extend(next.at_last);
         self
     }
 
     /// The other side serves only when these levels are empty.
     pub fn or_at_last(mut self, next: Levels<'a>) -> Self {
-        self.last.extend(next.local);
-        self.last.extend(next.remote);
-        self.last.extend(next.last);
+        self.at_last.extend(next.local);
+        self.at_last.extend(next.remote);
+        self.at_last.extend(next.last.into_iter().flatten());
+        self.at_last.extend(next.at_last);
         self
     }
 
     /// Whether nothing healthy is in any of them.
     pub fn is_empty(&self) -> bool {
-        [&self.local, &self.remote, &self.last].into_iter().flatten().all(|level| level.members.is_empty())
+        self.local.iter().chain(&self.remote).chain(self.waiting()).all(|level| level.members.is_empty())
+    }
+
+    /// What serves only when everything else is empty.
+    fn waiting(&self) -> impl Iterator<Item = &Level> {
+        self.last.iter().flatten().chain(&self.at_last)
     }
 
     /// The first tier mixes the levels that carry traffic now, in their proportions; the others follow in order. If nothing
-    /// is healthy anywhere, the plan names every endpoint, so that the caller is told so rather than refused.
+    /// is healthy anywhere, the plan names every endpoint, so that the caller is told so rather than refused; but a lookup
+    /// that may not leave the region is refused, because the host's own fallback would look for others.
     pub fn plan(&self) -> Plan {
         let loads = self.loads();
         let mut carrying = Vec::new();
@@ -211,7 +233,7 @@ impl<'a> Levels<'a> {
             }
             if load > 0 { carrying.push((level, load)) } else { waiting.push(level) }
         }
-        waiting.extend(self.last.iter().filter(|level| !level.members.is_empty()));
+        waiting.extend(self.waiting().filter(|level| !level.members.is_empty()));
         let mut tiers = Vec::new();
         match carrying.as_slice() {
             [] => {}
@@ -219,6 +241,9 @@ impl<'a> Levels<'a> {
             several => tiers.push(mixed(several)),
         }
         tiers.extend(waiting.into_iter().map(alone));
+        if tiers.is_empty() && self.at_home {
+            return Plan::refuse();
+        }
         if tiers.is_empty() {
             tiers.push(Tier::new("nothing is healthy").endpoints(self.service.endpoints()));
         }
@@ -274,10 +299,13 @@ impl<'a> Levels<'a> {
     }
 }
 
-/// How strongly regions draw what is left: by headroom if all of them tell it, else by the weight of what is healthy.
-fn pulls(remotes: &[Remote<'_>], share: RegionShare) -> Vec<Load> {
+/// How strongly regions draw what is left: by headroom if all that can take any of it tell theirs, else by the weight of
+/// what is healthy. A region without a healthy endpoint has no headroom to tell.
+fn pulls(remotes: &[Remote<'_>], share: RegionShare, side: &dyn Side) -> Vec<Load> {
     let RegionShare::ByHeadroom { round_trip_half_ms } = share else { return Vec::new() };
-    let told = remotes.iter().all(|remote| remote.headroom().is_some());
+    let serves =
+        |remote: &Remote<'_>| remote.subsets().any(|subset| subset.healthy() > 0 && side.has_subset(subset));
+    let told = remotes.iter().all(|remote| remote.headroom().is_some() || !serves(remote));
     let half = Load::from(round_trip_half_ms.max(1));
     let pull = |remote: &Remote<'_>| {
         let room = match remote.headroom() {
@@ -292,7 +320,7 @@ fn pulls(remotes: &[Remote<'_>], share: RegionShare) -> Vec<Load> {
 
 impl fmt::Debug for Levels<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.local.iter().chain(&self.remote).chain(&self.last)).finish()
+        f.debug_list().entries(self.local.iter().chain(&self.remote).chain(self.waiting())).finish()
     }
 }
 

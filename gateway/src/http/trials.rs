@@ -125,8 +125,8 @@ pub async fn try_out(
         let question = lookup.question(&service)?;
         let caller = question.caller(&region.name, &live.binding.caller_labels);
         let before = region.host.evaluate(Arc::clone(&live), caller.clone(), None).await;
-        let after = region.host.try_out(Arc::clone(&tried), caller, question.key).await;
-        let contrast = Contrast::of(&before.view.plans, &after.view.plans, &live);
+        let after = region.host.try_out(Arc::clone(&tried), caller.clone(), question.key).await;
+        let contrast = Contrast::of(&before.view.plans, &after.view.plans, &live, caller.zone.as_ref());
         let clamped = after.view.plans.clamped;
         let mut result = match render_trial(&region, &question, &tried, &after) {
             Ok(answer) => json!({ "answer": answer }),
@@ -302,7 +302,7 @@ fn listed<T: std::fmt::Display>(names: &[T]) -> String {
 
 /// Shares by place, and by destination where they are few.
 fn spread(evaluation: &Evaluation, snapshot: &Snapshot, destinations: bool) -> Value {
-    let spread = Spread::of(&evaluation.view.plans);
+    let spread = Spread::of(&evaluation.view.plans, snapshot, evaluation.view.caller.zone.as_ref());
     let mut value = json!({
         "places": spread.places(snapshot), "refused": spread.refused, "none": spread.nothing,
         "outcome": evaluation.view.outcome.as_str(), "reason": evaluation.view.outcome.reason(),
@@ -384,7 +384,10 @@ pub async fn simulate(
 
 /// The share that moves between places. Positions of two different snapshots say nothing to one another.
 fn changed(before: &Evaluation, live: &Snapshot, after: &Evaluation, next: &Snapshot) -> f64 {
-    let (first, second) = (Spread::of(&before.view.plans), Spread::of(&after.view.plans));
+    let spread = |of: &Evaluation, snapshot: &Snapshot| {
+        Spread::of(&of.view.plans, snapshot, of.view.caller.zone.as_ref())
+    };
+    let (first, second) = (spread(before, live), spread(after, next));
     let (from, to) = (first.places(live), second.places(next));
     let names: BTreeSet<&SmolStr> = from.keys().chain(to.keys()).collect();
     let at = |places: &BTreeMap<SmolStr, f64>, name| places.get(name).copied().unwrap_or(0.0);

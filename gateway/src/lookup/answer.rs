@@ -9,8 +9,9 @@ use crate::region::Region;
 use meridian_model::plan::{ReadyPlan, WHOLE_SHARE};
 use meridian_model::remote::{Address, Freshness, Remote};
 use meridian_model::snapshot::{Place, Snapshot};
-use meridian_policies::{Evaluation, Outcome, Pick, Picked, Picks, Routed, View};
-use serde_json::{Value, json};
+use meridian_policies::{Evaluation, NOTHING_ELIGIBLE, Outcome, Pick, Picked, Picks, Routed, View};
+use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -243,24 +244,25 @@ fn several(
 
 /// An endpoint among all that a caller may be given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Share {
-    position: u32,
-    tier: u32,
-    share: f64,
+pub(super) struct Share {
+    pub(super) position: u32,
+    pub(super) tier: u32,
+    pub(super) share: f64,
+    /// Whether only the native fallback gives it, because a plan names nobody who may receive traffic.
+    pub(super) native: bool,
 }
 
 /// What every plan (without a key) or the routed plan (with one) gives to each endpoint.
-fn shares(view: &View, only: Option<usize>) -> Result<Vec<Share>, Problem> {
+pub(super) fn shares(view: &View, only: Option<usize>) -> Result<Vec<Share>, Problem> {
     let native = meridian_model::locality::fallback(&view.snapshot, view.caller.zone.as_ref());
     let mut found: BTreeMap<u32, Share> = BTreeMap::new();
     let mut refused = false;
     let plans = view.plans.plans.iter().zip(&view.plans.shares).enumerate();
     for (_, (plan, share)) in plans.filter(|(n, _)| only.is_none_or(|only| only == *n)) {
         let whole = if only.is_some() { 1.0 } else { f64::from(*share) / f64::from(WHOLE_SHARE) };
-        let tiers = match (plan, native.plans.first()) {
-            (ReadyPlan::Tiers(tiers), _) | (ReadyPlan::NothingEligible, Some(ReadyPlan::Tiers(tiers))) => {
-                tiers
-            }
+        let (tiers, native) = match (plan, native.plans.first()) {
+            (ReadyPlan::Tiers(tiers), _) => (tiers, false),
+            (ReadyPlan::NothingEligible, Some(ReadyPlan::Tiers(tiers))) => (tiers, true),
             (ReadyPlan::Refused, _) => {
                 refused = true;
                 continue;
@@ -271,10 +273,11 @@ fn shares(view: &View, only: Option<usize>) -> Result<Vec<Share>, Problem> {
             let total = tier.total_weight() as f64;
             for (at, weight) in tier.endpoints.iter().zip(&tier.weights) {
                 let share = if rank == 0 { whole * *weight as f64 / total } else { 0.0 };
-                let entry =
-                    found.entry(*at).or_insert(Share { position: *at, tier: tier.number, share: 0.0 });
+                let new = Share { position: *at, tier: tier.number, share: 0.0, native };
+                let entry = found.entry(*at).or_insert(new);
                 entry.tier = entry.tier.min(tier.number);
                 entry.share += share;
+                entry.native &= native;
             }
         }
     }
@@ -297,8 +300,14 @@ fn all(out: &mut Vec<u8>, currency: &Currency, view: &View, plan: Option<usize>)
     let snapshot = &view.snapshot;
     let first = shares.first().map_or((0, 0), |s| (s.tier, s.position));
     let first = Chosen { tier: first.0, position: first.1, plan };
-    head(out, currency, snapshot, view, &view.outcome, first);
-    for (n, Share { position, tier, share }) in shares.into_iter().enumerate() {
+    let outcome = match &view.outcome {
+        Outcome::Ok | Outcome::LastGood { .. } if shares.iter().all(|share| share.native) => {
+            Cow::Owned(Outcome::Fallback { reason: NOTHING_ELIGIBLE.into() })
+        }
+        outcome => Cow::Borrowed(outcome),
+    };
+    head(out, currency, snapshot, view, &outcome, first);
+    for (n, Share { position, tier, share, .. }) in shares.into_iter().enumerate() {
         if n > 0 {
             out.push(b',');
         }
@@ -370,91 +379,13 @@ impl Evaluated {
             }
         }
         if question.explain {
-            self.explain(region, question, &mut out);
+            let explain = super::explain::explanation(self, question);
+            // Inside the answer's own object: its last byte is the closing brace.
+            out.pop();
+            out.extend_from_slice(b",\"explain\":");
+            out.extend_from_slice(explain.to_string().as_bytes());
+            out.push(b'}');
         }
         Ok(out)
-    }
-
-    /// Adds every candidate, kept or dropped, and why.
-    fn explain(&self, _region: &Region, question: &Question, out: &mut Vec<u8>) {
-        let view = self.view();
-        let kept = shares(view, self.routed_to(question).map(|(plan, _)| plan)).unwrap_or_default();
-        let candidates: Vec<Value> = view
-            .snapshot
-            .endpoints
-            .iter()
-            .zip(0u32..)
-            .map(|(endpoint, position)| {
-                let found = kept.iter().find(|s| s.position == position);
-                let why = match found {
-                    _ if !endpoint.status.is_eligible() => {
-                        format!("dropped by the host: {}", why_not(endpoint.instance.as_ref(), endpoint.status))
-                    }
-                    Some(_) => "in the plan".to_owned(),
-                    None => format!("not in the plan of policy {}", view.policy),
-                };
-                json!({
-                    "id": endpoint.id(), "zone": endpoint.zone(), "status": endpoint.status.as_str(),
-                    "degraded": endpoint.degraded, "weight": endpoint.instance.declared.weight,
-                    "kept": found.is_some(), "tier": found.map(|s| s.tier), "share": found.map_or(0.0, |s| s.share),
-                    "why": why,
-                })
-            })
-            .collect();
-        let elsewhere = regions_explained(view, &kept);
-        let tiers: Vec<Value> = view
-            .plans
-            .plans
-            .iter()
-            .zip(&view.plans.shares)
-            .map(|(plan, share)| match plan {
-                ReadyPlan::Refused => json!({ "share": share, "refused": true, "tiers": [] }),
-                ReadyPlan::NothingEligible => json!({ "share": share, "nothingEligible": true, "tiers": [] }),
-                ReadyPlan::Tiers(tiers) => json!({ "share": share, "tiers": tiers.iter().map(|t| json!({
-                    "tier": t.number, "reason": t.reason, "endpoints": t.endpoints.len() })).collect::<Vec<_>>() }),
-            })
-            .collect();
-        let explain = json!({
-            "caller": { "region": view.caller.region, "zone": view.caller.zone, "labels": view.caller.labels },
-            "limits": view.snapshot.binding.limits, "plans": tiers, "plan": self.evaluation.plan,
-            "candidates": candidates, "regions": elsewhere,
-        });
-        out.pop();
-        out.extend_from_slice(b",\"explain\":");
-        out.extend_from_slice(explain.to_string().as_bytes());
-        out.push(b'}');
-    }
-}
-
-/// Each other region with its part of the lookups, and what the binding's limits or their age leave out.
-fn regions_explained(view: &View, kept: &[Share]) -> Value {
-    let snapshot = &view.snapshot;
-    let region = |(at, remote): (usize, &Remote)| {
-        let first = snapshot.first_position(at).unwrap_or(usize::MAX);
-        let here = |share: &&Share| {
-            (share.position as usize).checked_sub(first).is_some_and(|at| at < remote.address_count())
-        };
-        let shares = || kept.iter().filter(here);
-        let (healthy, total) =
-            remote.summary.subsets.iter().fold((0u64, 0u64), |(healthy, total), subset| {
-                (healthy + u64::from(subset.healthy), total + u64::from(subset.total))
-            });
-        json!({
-            "region": remote.region, "freshness": remote.standing.freshness, "reachable": remote.standing.reachable,
-            "draining": remote.standing.draining, "ramp": remote.standing.ramp,
-            "roundTripMs": remote.standing.round_trip_ms, "healthy": healthy, "total": total,
-            "tier": shares().map(|s| s.tier).min(), "share": shares().map(|s| s.share).sum::<f64>(),
-        })
-    };
-    let remotes: Vec<Value> = snapshot.remotes.iter().enumerate().map(region).collect();
-    json!({ "remotes": remotes, "outsideLimits": snapshot.withheld.by_limits, "tooOld": snapshot.withheld.too_old,
-            "ownRamp": snapshot.ramp })
-}
-
-fn why_not(instance: &meridian_model::instance::Instance, status: meridian_model::status::Status) -> String {
-    let because = [&instance.reason, &instance.check_detail].into_iter().find(|text| !text.is_empty());
-    match because {
-        Some(text) => format!("{}, {text}", status.as_str()),
-        None => status.as_str().to_owned(),
     }
 }

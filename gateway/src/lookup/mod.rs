@@ -1,6 +1,7 @@
 //! Lookups: a question about where to send traffic, its evaluation, and the answer's bytes.
 
 pub mod answer;
+mod explain;
 pub mod question;
 pub mod watch;
 
@@ -10,7 +11,7 @@ use crate::problem::Problem;
 use crate::region::Region;
 use http::StatusCode;
 use meridian_model::remote::Freshness;
-use meridian_model::snapshot::Snapshot;
+use meridian_model::snapshot::{Snapshot, WithheldBy};
 use meridian_model::status::Status;
 use meridian_policies::Evaluation;
 use question::Question;
@@ -74,9 +75,14 @@ pub async fn evaluate(region: &Region, question: &Question) -> Result<Evaluated,
 pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
     let unavailable = |code, detail: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
     let name = &snapshot.key;
-    if snapshot.withheld.too_old > 0 {
+    let missed = |by| {
+        let regions = snapshot.withheld.missed(by).map(|withheld| withheld.region.as_str());
+        regions.collect::<Vec<_>>().join(", ")
+    };
+    let too_old = missed(WithheldBy::Age);
+    if !too_old.is_empty() {
         let detail = format!(
-            "nothing of {name} in region {} may receive traffic, and what other regions told of it is older than \
+            "nothing of {name} in region {} may receive traffic, and what {too_old} told of it is older than \
              lookups.max_remote_age: its addresses may belong to others by now",
             snapshot.region
         );
@@ -97,11 +103,12 @@ pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
         );
         return unavailable("region-unreachable", detail);
     }
-    if snapshot.withheld.by_limits > 0 {
+    let left_out = missed(WithheldBy::Limits);
+    if !left_out.is_empty() {
         let detail = format!(
-            "nothing of {name} in region {} may receive traffic; {} other regions have it, which the limits of its \
-             binding at /v1/namespaces/{}/bindings/{} leave out",
-            snapshot.region, snapshot.withheld.by_limits, name.namespace, name.service
+            "nothing of {name} in region {} may receive traffic; {left_out} could serve it, and the limits of its binding at \
+             /v1/namespaces/{}/bindings/{} leave that out",
+            snapshot.region, name.namespace, name.service
         );
         return unavailable(
             if snapshot.endpoints.is_empty() { "none-registered" } else { "none-healthy" },
@@ -134,9 +141,15 @@ pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
 /// The policy gave an empty plan on purpose.
 #[must_use]
 pub fn refused_by_policy(snapshot: &Snapshot, policy: &str) -> Problem {
+    let name = &snapshot.key;
+    // Mostly why: a policy that keeps traffic at home refuses when nothing is left there.
+    let home = match snapshot.eligible_count() {
+        0 => format!(", of which nothing in region {} may receive traffic", snapshot.region),
+        _ => String::new(),
+    };
     let detail = format!(
-        "policy {policy} refuses this caller for {}; its binding is at /v1/namespaces/{}/bindings/{}",
-        snapshot.key, snapshot.key.namespace, snapshot.key.service
+        "policy {policy} refuses this caller for {name}{home}; its binding is at /v1/namespaces/{}/bindings/{}",
+        name.namespace, name.service
     );
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "refused-by-policy", detail)
 }

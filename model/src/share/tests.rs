@@ -72,7 +72,13 @@ fn remote(region: &str, subsets: &[(&str, u32)], round_trip_ms: u32) -> Remote {
     }
 }
 
-fn snapshot(healthy: u32, unhealthy: u32, remotes: Vec<Remote>, max_remote_share: f64) -> Snapshot {
+/// So many healthy endpoints of zone `za` before the unhealthy ones.
+pub(crate) fn snapshot(
+    healthy: u32,
+    unhealthy: u32,
+    remotes: Vec<Remote>,
+    max_remote_share: f64,
+) -> Snapshot {
     let status = |n| if n < healthy { Status::Healthy } else { Status::Unhealthy };
     let bound = Bound {
         policy: "zone-fallback".parse().unwrap(),
@@ -177,6 +183,43 @@ fn the_native_fallback_goes_abroad_at_last_and_to_the_best_first() {
     let near = snapshot(1, 2, regions, 1.0);
     let ReadyPlan::Tiers(order) = &locality::fallback(&near, None).plans[0] else { panic!("empty") };
     assert_eq!(*order[0].endpoints, [0]);
+}
+
+/// Zones that are evacuated yield to other regions, but an operator who bounded what leaves the region is not overruled
+/// because a policy failed.
+#[test]
+fn the_native_fallback_holds_the_remote_share() {
+    let mut evacuated = snapshot(2, 0, vec![remote("east", &[("ea", 3)], 10)], 0.2);
+    evacuated.draining_zones = vec!["za".parse().unwrap()];
+    let fallback = |snapshot: &Snapshot| {
+        let ready = locality::fallback(snapshot, None);
+        let ReadyPlan::Tiers(tiers) = &ready.plans[0] else { panic!("empty") };
+        (remote_share(&tiers[0], snapshot), ready.clamped.remote_share)
+    };
+    let (share, clamped) = fallback(&evacuated);
+    assert!((share - 0.2).abs() < 1e-6 && clamped == 1, "{share}, {clamped}");
+    evacuated.endpoints.iter_mut().for_each(|endpoint| endpoint.status = Status::Unhealthy);
+    assert_eq!(fallback(&evacuated), (1.0, 0), "nothing at home can take the rest");
+}
+
+#[test]
+fn the_native_fallback_gives_a_recovering_region_its_ramp_s_part() {
+    let mut regions = vec![remote("east", &[("ea", 1)], 10), remote("west", &[("wa", 1)], 100)];
+    regions[0].standing.ramp = 250;
+    let order = |regions: &[Remote]| {
+        let snapshot = snapshot(0, 1, regions.to_vec(), 1.0);
+        let ReadyPlan::Tiers(tiers) = &locality::fallback(&snapshot, None).plans[0] else { panic!("empty") };
+        let share = tiers[0].weights[0] as f64 / tiers[0].total_weight() as f64;
+        (tiers.iter().map(|t| t.reason.to_string()).collect::<Vec<_>>(), share)
+    };
+    let (reasons, share) = order(&regions);
+    assert_eq!(reasons, ["east, west"]);
+    assert!((share - 0.25).abs() < 1e-6, "{share}");
+    assert_eq!(order(&regions[..1]), (vec!["east".into()], 1.0), "nobody else can take the rest");
+    regions[1].standing.reachable = false;
+    assert_eq!(order(&regions), (vec!["east".into(), "west, not reachable".into()], 1.0));
+    regions[1].standing.freshness = Freshness::Suspect;
+    assert_eq!(order(&regions).0[1], "west, not heard of lately");
 }
 
 proptest! {

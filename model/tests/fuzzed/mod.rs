@@ -5,8 +5,8 @@ use meridian_model::binding::{Binding, Bound, Candidate, Effective, Stage};
 use meridian_model::locality;
 use meridian_model::names::{PolicyVersion, ServiceKey};
 use meridian_model::plan::{
-    self, Choice, Destination, MAX_PLANS, MAX_REASON_BYTES, MAX_TIERS, Plan, ReadyPlan, ReadyPlans, Tier,
-    WHOLE_SHARE,
+    self, Choice, Destination, MAX_PLANS, MAX_REASON_BYTES, MAX_TIERS, Plan, ReadyPlan, ReadyPlans,
+    ReadyTier, Tier, WHOLE_SHARE,
 };
 use meridian_model::policy::case;
 use meridian_model::policy::schema::Schema;
@@ -96,7 +96,8 @@ fn remote(words: &mut Words<'_>, n: usize) -> Remote {
 
 fn snapshot(words: &mut Words<'_>) -> Snapshot {
     let mut effective = Effective::only(bound());
-    effective.limits.max_remote_share = f64::from(words.byte()) / 200.0;
+    let most = words.byte();
+    effective.limits.max_remote_share = f64::from(most) / 200.0;
     let remotes = words.below(4);
     Snapshot {
         key: ServiceKey::new("default".parse().unwrap(), "fuzzed".parse().unwrap()),
@@ -106,7 +107,8 @@ fn snapshot(words: &mut Words<'_>) -> Snapshot {
         index: 1,
         endpoints: endpoints::some(words.below(8), words.byte()),
         binding: Arc::new(effective),
-        draining_zones: Vec::new(),
+        // Then other regions come before what is at home.
+        draining_zones: if most & 1 == 1 { vec!["zone-a".parse().unwrap()] } else { Vec::new() },
         ramp: FULL_RAMP,
         remotes: (0..remotes).map(|n| remote(words, n)).collect(),
         withheld: Withheld::default(),
@@ -154,6 +156,7 @@ fn hold(ready: &ReadyPlans, snapshot: &Snapshot) {
     for plan in &ready.plans {
         let ReadyPlan::Tiers(tiers) = plan else { continue };
         assert!(!tiers.is_empty());
+        hold_remote_share(tiers, snapshot);
         for tier in tiers {
             assert!(tier.total_weight() > 0 && tier.reason.len() <= MAX_REASON_BYTES);
             assert_eq!(tier.endpoints.len(), tier.weights.len());
@@ -161,6 +164,22 @@ fn hold(ready: &ReadyPlans, snapshot: &Snapshot) {
             assert!(tier.weights.iter().all(|weight| *weight > 0));
         }
     }
+}
+
+/// Where anything in the region can take the rest, no more than the binding's share of lookups leaves it.
+fn hold_remote_share(tiers: &[ReadyTier], snapshot: &Snapshot) {
+    let sum = |tier: &ReadyTier, local: bool| -> f64 {
+        let here = |at: &u32| (*at as usize) < snapshot.endpoints.len();
+        let of = tier.endpoints.iter().zip(&tier.weights).filter(|(at, _)| here(at) == local);
+        of.map(|(_, weight)| *weight as f64).sum()
+    };
+    if tiers.iter().all(|tier| sum(tier, true) == 0.0) {
+        return;
+    }
+    let Some(first) = tiers.first() else { return };
+    let share = sum(first, false) / (sum(first, true) + sum(first, false));
+    let most = snapshot.binding.limits.max_remote_share;
+    assert!(share <= most + 1e-5, "{share} of at most {most}");
 }
 
 /// A binding's record as it lies in the registry: what is read survives being written, and every change of it.

@@ -16,11 +16,12 @@ async fn lookups_go_only_where_the_binding_lets_them() {
     let orders = world.everywhere(ORDERS).await;
     world.know_of(orders.iter().map(Vec::len).sum()).await;
     let (client, operator, owner) = (world.client(AP), world.operator(AP), world.owner(AP, ORDERS));
-    let bind = async |regions: serde_json::Value| {
-        let body = json!({ "policy": "zone-fallback", "limits": { "regions": regions } });
+    let bind_with = async |config: serde_json::Value, regions: serde_json::Value| {
+        let body = json!({ "policy": "zone-fallback", "config": config, "limits": { "regions": regions } });
         let answer = operator.put(&format!("/v1/namespaces/default/bindings/{ORDERS}"), &body).await;
         assert!(matches!(answer.status, 200 | 201), "{}: {}", answer.asked, answer.json);
     };
+    let bind = async |regions| bind_with(json!({}), regions).await;
     let set = async |status: &str| {
         for workload in &orders[AP] {
             let path = instance_path(ORDERS, &workload.id);
@@ -30,13 +31,16 @@ async fn lookups_go_only_where_the_binding_lets_them() {
     bind(json!([])).await;
     set("unhealthy").await;
     until("nothing is left to give", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 503).await;
-    throughout("it never leaves its region", Duration::from_secs(3), async || {
-        for query in ["", "?n=1000", "?n=all", "?key=k"] {
-            let _ = client.resolve(ORDERS, query).await.refused(503, "none-healthy");
-        }
-        true
-    })
-    .await;
+    let refuse_throughout = async |code| {
+        throughout("it never leaves its region", Duration::from_secs(3), async || {
+            for query in ["", "?n=1000", "?n=all", "?key=k"] {
+                let _ = client.resolve(ORDERS, query).await.refused(503, code);
+            }
+            true
+        })
+        .await;
+    };
+    refuse_throughout("none-healthy").await;
     // Others are not bound by what this region says.
     assert!(world.share(EU, ORDERS, EU).await > 1.0 - 1e-9);
 
@@ -58,10 +62,28 @@ async fn lookups_go_only_where_the_binding_lets_them() {
     })
     .await;
 
+    // Who asks why is told of the region that was left out, too.
+    let answer = client.resolve(ORDERS, "?n=all&explain=true").await.expect(200);
+    let explained = &answer["explain"]["regions"]["remotes"];
+    let region = |name: &str| explained.as_array().unwrap().iter().find(|r| r["region"] == name).unwrap();
+    let (left_out, allowed) = (region(REGIONS[EU]), region(REGIONS[US]));
+    assert!(left_out["why"].as_str().unwrap().contains("limits.regions"), "{explained}");
+    assert_eq!((&left_out["kept"], &allowed["kept"]), (&json!(false), &json!(true)), "{explained}");
+    let given = allowed["endpoints"].as_array().unwrap();
+    assert!(!given.is_empty() && given.iter().all(|e| e["kept"] == true), "{explained}");
+
     bind(json!("all")).await;
     until("all regions may answer", IN_FORCE, async || {
         let all = client.resolve(ORDERS, "?n=1000").await.expect(200).endpoints();
         all.iter().any(|id| id.starts_with(REGIONS[EU])) && all.iter().any(|id| id.starts_with(REGIONS[US]))
     })
     .await;
+
+    // Limits are the host's; a policy that stays at home says so itself, with another code.
+    bind_with(json!({ "regionFallback": "never" }), json!("all")).await;
+    until("the policy refuses", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 503).await;
+    refuse_throughout("refused-by-policy").await;
+    set("healthy").await;
+    until("its own instances answer", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 200)
+        .await;
 }

@@ -52,6 +52,21 @@ fn without_headroom_of_all_the_weights_decide() {
 }
 
 #[test]
+fn a_region_that_can_take_nothing_says_nothing_of_headroom() {
+    let with_dead = |spared: fn(testing::Remote) -> testing::Remote| {
+        home(0)
+            .remote("eu", |r| r.endpoints("eu-a", 9, 9).headroom(3_000))
+            .remote("us", |r| r.endpoints("us-a", 9, 9).headroom(1_000))
+            .remote("sa", |r| spared(r.endpoints("sa-a", 0, 9)))
+    };
+    for spared in [(|r| r) as fn(testing::Remote) -> testing::Remote, |r| r.headroom(9_000)] {
+        let asked = ask(&with_dead(spared));
+        near(asked.share_of_region("eu"), 0.75);
+        near(asked.share_of_region("us"), 0.25);
+    }
+}
+
+#[test]
 fn a_region_gets_no_more_than_it_can_carry() {
     // Two of ten healthy carry 28 %; the other one takes the rest.
     let service = home(0)

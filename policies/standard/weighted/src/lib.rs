@@ -2,11 +2,16 @@
 //!
 //! A lookup with a key stays on its side, and a growing weight only draws keys to its side. Within a side the caller's zone
 //! comes before its region. What a side cannot carry, and everything when none of it is healthy, goes to the other sides
-//! with a weight, first in the region, then in others. Weight 0 is a last resort by default, or never.
+//! with a weight in the region; what leaves the region stays on its side where another region has one, and goes to the
+//! other sides there where none has. Weight 0 is a last resort by default, or never.
+//!
+//! Other regions tell of versions and groups, not of tags. What no version or group names there may carry any of the tags:
+//! it serves every side that a tag names, and the unmatched one, and their keys are then not kept apart. A tag's weight of 0 keeps
+//! nothing out of other regions.
 
 use std::collections::BTreeMap;
 
-use meridian_sdk_wasm::locality::{Levels, RegionFallback, Settings, Side};
+use meridian_sdk_wasm::locality::{Levels, Settings, Side};
 use meridian_sdk_wasm::{
     Answer, Caller, Details, Endpoint, Notes, Plan, Policy, Selector, Service, Subset, export,
 };
@@ -71,30 +76,36 @@ impl Weighted {
         if named == 0 { self.unmatched > 0 } else { !self.is_excluded(named) }
     }
 
-    /// Tags do not travel between regions: where a tag has a weight, what no other weight names may carry it.
+    /// Whether a side is named by a tag.
+    fn has_tag(&self, side: u32) -> bool {
+        self.sides.get(side as usize).is_some_and(|(_, selector, _)| is_tag(selector))
+    }
+
+    /// The sides that name a subset of another region: tags do not travel, so none of theirs.
+    fn named_abroad(&self, subset: Subset<'_>) -> Sides {
+        self.sides(|selector| selector.selects_subset(subset))
+    }
+
+    /// Where a tag has a weight, what no other weight names may carry it.
     fn is_weighted_abroad(&self, subset: Subset<'_>) -> bool {
-        let named = self.sides(|selector| selector.selects_subset(subset));
-        let is_tag = |selector: &Selector| matches!(selector, Selector::Tag(_));
+        let named = self.named_abroad(subset);
         let tagged = self.sides.iter().any(|(_, selector, weight)| *weight > 0 && is_tag(selector));
         self.is_weighted(named) || (named == 0 && tagged)
     }
 
     fn plan(&self, arm: &Arm<'_>, service: &Service, caller: &Caller) -> Plan {
-        let in_region = Settings { region_fallback: RegionFallback::Never, ..self.locality };
-        let levels = Levels::of(service, caller, in_region, arm).then(Levels::of(
-            service,
-            caller,
-            self.locality,
-            &Others(arm),
-        ));
+        let levels_of = |side: &dyn Side| Levels::of(service, caller, self.locality, side);
+        let levels = levels_of(arm).then(levels_of(&Others(arm)));
         if self.zero_weight == ZeroWeight::LastResort {
-            return levels
-                .or_at_last(Levels::of(service, caller, self.locality, &WithoutWeight(self)))
-                .plan();
+            return levels.or_at_last(levels_of(&WithoutWeight(self))).plan();
         }
         // With nothing to choose from, the host would fall back to whatever is healthy.
         if levels.is_empty() { Plan::refuse() } else { levels.plan() }
     }
+}
+
+fn is_tag(selector: &Selector) -> bool {
+    matches!(selector, Selector::Tag(_))
 }
 
 fn sides(of: &[(String, Selector, u32)], selects: impl Fn(&Selector) -> bool) -> Sides {
@@ -122,8 +133,13 @@ impl Side for Arm<'_> {
         }
     }
 
-    fn has_subset(&self, _: Subset<'_>) -> bool {
-        false
+    fn has_subset(&self, subset: Subset<'_>) -> bool {
+        let named = self.policy.named_abroad(subset);
+        match self.side {
+            Some(side) if self.policy.has_tag(side) => named == 0,
+            Some(side) => has(named, side) && !self.policy.is_excluded(named),
+            None => named == 0,
+        }
     }
 
     fn name(&self) -> &str {
@@ -131,7 +147,7 @@ impl Side for Arm<'_> {
     }
 }
 
-/// Where a side's overflow goes: the other sides in the region, and all of them in other regions.
+/// Where a side's overflow goes.
 struct Others<'p>(&'p Arm<'p>);
 
 impl Side for Others<'_> {
@@ -140,7 +156,7 @@ impl Side for Others<'_> {
     }
 
     fn has_subset(&self, subset: Subset<'_>) -> bool {
-        self.0.policy.is_weighted_abroad(subset)
+        self.0.policy.is_weighted_abroad(subset) && !self.0.has_subset(subset)
     }
 
     fn name(&self) -> &str {

@@ -99,6 +99,73 @@ fn other_regions_serve_only_what_has_a_weight() {
     assert_eq!(abroad(""), ["eu-west-1"]);
 }
 
+/// A region's instances are gone, and both versions run abroad: whoever was kept off the new version still is.
+#[test]
+fn a_failover_keeps_the_weights_and_the_keys() {
+    let config = r#"{"weights": {"version:1": 99, "version:2": 1}}"#;
+    let home = |service: Service, alive: bool| {
+        [("one", "1"), ("two", "2")].into_iter().fold(service, |service, (id, version)| {
+            service.endpoint(id, |e| if alive { e.version(version) } else { e.version(version).unhealthy() })
+        })
+    };
+    let abroad = || {
+        Service::named("orders-api").remote("eu-west-1", |r| {
+            r.subset("eu-west-1a", "1", "", 1, 1).subset("eu-west-1a", "2", "", 1, 1)
+        })
+    };
+    let (before, after) = (ask(config, &home(abroad(), true)), ask(config, &home(abroad(), false)));
+    near(before.share_of("one"), 0.99);
+    near(after.share_of_region("eu-west-1"), 1.0);
+    near(after.share_of_version("1"), 0.99);
+    near(after.share_of_version("2"), 0.01);
+    assert_eq!(after.tiers_of("version:2")[0], ["eu-west-1/eu-west-1a/2/"]);
+    assert_eq!(after.reasons_of("version:2"), ["version:2: eu-west-1", "other weights: eu-west-1"]);
+    for n in 0..500 {
+        let key = format!("user-{n}");
+        assert_eq!(before.plan_for_key(&key), after.plan_for_key(&key), "{key}");
+    }
+}
+
+#[test]
+fn what_leaves_a_side_stays_in_the_region_before_it_stays_on_its_side() {
+    let service = Service::named("orders-api")
+        .endpoint("one", |e| e.version("1"))
+        .endpoint("two", |e| e.version("2").unhealthy())
+        .remote("eu-west-1", |r| r.subset("x", "1", "", 1, 1).subset("x", "2", "", 1, 1));
+    let asked = ask(r#"{"weights": {"version:1": 50, "version:2": 50}}"#, &service);
+    near(asked.share_of("one"), 1.0);
+    assert_eq!(asked.tiers_of("version:2"), [["one"], ["eu-west-1/x/2/"], ["eu-west-1/x/1/"]]);
+    // What is drained yields to other regions, but to none that may not answer, whichever side it is on.
+    let doubtful = Service::named("orders-api")
+        .endpoint("one", |e| e.version("1"))
+        .draining_zone(A)
+        .remote("eu-west-1", |r| r.subset("x", "2", "", 1, 1).stale());
+    let asked = ask(r#"{"weights": {"version:1": 50, "version:2": 50}}"#, &doubtful);
+    assert_eq!(asked.tiers_of("version:2"), [["one"], ["eu-west-1"]]);
+}
+
+/// Tags do not travel: abroad, the sides that tags name share what nothing else names, by its own weights.
+#[test]
+fn tags_are_not_told_apart_abroad() {
+    let service = Service::named("orders-api")
+        .remote("eu-west-1", |r| r.subset("x", "1", "", 1, 1).subset("x", "2", "", 3, 3));
+    let asked = ask(r#"{"weights": {"tag:blue": 99, "tag:green": 1}}"#, &service);
+    near(asked.share_of_region("eu-west-1"), 1.0);
+    assert_eq!(asked.tiers_of("tag:blue"), asked.tiers_of("tag:green"));
+    let asked = ask(r#"{"weights": {"tag:blue": 90, "version:2": 10}}"#, &service);
+    near(asked.share_of_version("2"), 0.1);
+    assert_eq!(asked.tiers_of("tag:blue"), [["eu-west-1/x/1/"], ["eu-west-1/x/2/"]]);
+}
+
+#[test]
+fn a_split_that_may_not_leave_its_region_is_refused_when_nothing_is_left_there() {
+    let service = Service::named("orders-api")
+        .endpoint("one", |e| e.version("1").unhealthy())
+        .remote("eu-west-1", |r| r.subset("x", "1", "", 1, 1));
+    let asked = ask(r#"{"weights": {"version:1": 1}, "locality": {"regionFallback": "never"}}"#, &service);
+    assert!(asked.refuses("version:1"));
+}
+
 #[test]
 fn senseless_configs_are_refused_by_name() {
     let many = (0..32).map(|n| format!(r#""version:{n}": 1"#)).collect::<Vec<_>>().join(",");

@@ -159,6 +159,54 @@ fn nothing_healthy_is_not_a_refusal() {
     assert!(!ask(&Service::named("orders-api")).refuses("all"));
 }
 
+/// Each level takes the least of what is left and 1.4 times its healthy part: two half-dead zones carry all of it together
+/// as two levels, and 70 % of it as one.
+#[test]
+fn a_caller_without_a_zone_sees_one_level_where_others_see_two() {
+    let half = |service: Service, zone: &str| {
+        service
+            .endpoint(zone, |e| e.zone(zone))
+            .endpoint(&format!("{zone}-sick"), |e| e.zone(zone).unhealthy())
+    };
+    let service =
+        half(half(Service::named("orders-api"), A), B).remote("eu-west-1", |r| r.endpoints("x", 4, 4));
+    let shares = |zone: &str| {
+        let asked = testing::ask::<ZoneFallback>("", &service, &caller(zone)).unwrap();
+        [asked.share_of_zone(A), asked.share_of_zone(B), asked.share_of_region("eu-west-1")]
+    };
+    for (zone, wanted) in [(A, [0.7, 0.3, 0.0]), ("", [0.35, 0.35, 0.3])] {
+        shares(zone).into_iter().zip(wanted).for_each(|(share, wanted)| near(share, wanted));
+    }
+}
+
+/// The host's own fallback would look for other regions where a plan names nobody: only a refusal keeps traffic at home.
+#[test]
+fn never_means_refused_rather_than_served_elsewhere() {
+    let never = |service: &Service| {
+        testing::ask::<ZoneFallback>(r#"{"regionFallback": "never"}"#, service, &caller(A)).unwrap()
+    };
+    let dead = two_zones(0).draining_zone(B);
+    assert_eq!(never(&with_remotes(dead)).reasons_of("all"), ["zones being drained"]);
+    for service in
+        [Service::named("orders-api").endpoint("a-1", |e| e.unhealthy()), Service::named("orders-api")]
+    {
+        assert!(never(&service).refuses("all"));
+        assert!(never(&with_remotes(service)).refuses("all"));
+    }
+    // A recovering region has nobody to leave the rest to.
+    near(never(&with_remotes(two_zones(10).ramp(0))).share_of_zone(A), 1.0);
+}
+
+#[test]
+fn reasons_tell_a_broken_link_from_a_silent_region() {
+    let service = Service::named("orders-api")
+        .remote("cut-off", |r| r.unreachable().endpoints("x", 1, 1))
+        .remote("fading", |r| r.unreachable().suspect().endpoints("x", 1, 1))
+        .remote("silent", |r| r.unreachable().stale().endpoints("x", 1, 1));
+    let reasons = ["cut-off, not reachable", "fading, not heard of lately", "silent, not heard of lately"];
+    assert_eq!(ask(&service).reasons_of("all"), reasons);
+}
+
 #[test]
 fn senseless_configs_are_refused_by_name() {
     let refusal =
