@@ -4,34 +4,39 @@ terraform {
   required_version = ">= 1.9"
 }
 
-resource "terraform_data" "fault" {
+# The end of the fault. It begins nothing itself, so that this end always comes, also of a fault whose beginning failed or was killed.
+resource "terraform_data" "end" {
   count = var.fault == "none" ? 0 : 1
 
   triggers_replace = {
-    fault      = var.fault
-    region     = var.region
-    project    = var.project
-    image      = var.faults_image
-    delay      = var.delay
-    jitter     = var.jitter
-    token_file = var.token_file == null ? abspath("${path.module}/../local/.run/${var.project}/tokens/operator") : abspath(var.token_file)
+    FAULT      = var.fault
+    REGION     = var.region
+    PROJECT    = var.project
+    IMAGE      = var.faults_image
+    DELAY      = var.delay
+    JITTER     = var.jitter
+    TOKEN_FILE = var.token_file == null ? abspath("${path.module}/../local/.run/${var.project}/tokens/operator") : abspath(var.token_file)
   }
 
   provisioner "local-exec" {
-    command = join(" ", [
-      "'${path.module}/fault' begin ${self.triggers_replace.fault} --project ${self.triggers_replace.project} --region ${self.triggers_replace.region}",
-      "--image '${self.triggers_replace.image}' --delay ${self.triggers_replace.delay} --jitter ${self.triggers_replace.jitter}",
-      "--token-file '${self.triggers_replace.token_file}'",
-    ])
-    quiet = true
+    when        = destroy
+    command     = "\"$SCRIPT\" end \"$FAULT\" --project \"$PROJECT\" --region \"$REGION\" --image \"$IMAGE\" --token-file \"$TOKEN_FILE\""
+    environment = merge(self.triggers_replace, { SCRIPT = "${path.module}/fault" })
+    quiet       = true
   }
+}
+
+resource "terraform_data" "fault" {
+  count = var.fault == "none" ? 0 : 1
+
+  triggers_replace = merge(terraform_data.end[0].triggers_replace, { END = terraform_data.end[0].id })
 
   provisioner "local-exec" {
-    when = destroy
     command = join(" ", [
-      "'${path.module}/fault' end ${self.triggers_replace.fault} --project ${self.triggers_replace.project} --region ${self.triggers_replace.region}",
-      "--image '${self.triggers_replace.image}' --token-file '${self.triggers_replace.token_file}'",
+      "\"$SCRIPT\" begin \"$FAULT\" --project \"$PROJECT\" --region \"$REGION\" --image \"$IMAGE\"",
+      "--delay \"$DELAY\" --jitter \"$JITTER\" --token-file \"$TOKEN_FILE\"",
     ])
-    quiet = true
+    environment = merge(self.triggers_replace, { SCRIPT = "${path.module}/fault" })
+    quiet       = true
   }
 }

@@ -41,6 +41,17 @@ locals {
       ]
     ]
   ])...)
+  # What etcd knows of its cluster is in its volume, which outlives containers but not that cluster.
+  clusters = {
+    for name in keys(var.regions) : name => join(",", [
+      for member, of in local.members : "${member}=http://${var.project}-${member}:2380" if of.region == name
+    ])
+  }
+  volumes = merge(
+    { for name, member in local.members : name => { region = member.region, follows = [local.clusters[member.region]] } },
+    { for name in keys(local.nodes) : "${name}-node" => { region = name, follows = [] } },
+    { for name, gateway in local.gateways : name => { region = gateway.region, follows = [] } },
+  )
   services = toset(flatten([for region in var.regions : keys(region.workloads)]))
 
   issuer = "https://dev.meridian"
@@ -72,19 +83,24 @@ module "region" {
 
 # ---- keys ----
 
-resource "terraform_data" "keys" {
+# Where they are. It makes nothing itself, so that its end always comes.
+resource "terraform_data" "folder" {
   triggers_replace = { DIRECTORY = local.directory }
 
   provisioner "local-exec" {
-    command     = "'${path.module}/keys' begin"
-    environment = merge(self.triggers_replace, { IMAGE = var.image })
+    when        = destroy
+    command     = "\"$KEYS\" end"
+    environment = merge(self.triggers_replace, { OWNER = self.id, KEYS = "${path.module}/keys" })
     quiet       = true
   }
+}
+
+resource "terraform_data" "keys" {
+  triggers_replace = { DIRECTORY = local.directory, OWNER = terraform_data.folder.id }
 
   provisioner "local-exec" {
-    when        = destroy
-    command     = "'${path.module}/keys' end"
-    environment = self.triggers_replace
+    command     = "\"$KEYS\" begin"
+    environment = merge(self.triggers_replace, { IMAGE = var.image, KEYS = "${path.module}/keys" })
     quiet       = true
   }
 }
@@ -92,11 +108,11 @@ resource "terraform_data" "keys" {
 resource "terraform_data" "certificate" {
   for_each = merge([for region in module.region : region.certificate_names]...)
 
-  triggers_replace = { DIRECTORY = local.directory, NAME = each.key, URI = "spiffe://local.meridian${each.value}", KEYS = terraform_data.keys.id }
+  triggers_replace = { DIRECTORY = local.directory, NAME = each.key, URI = "spiffe://local.meridian${each.value}", AUTHORITY = terraform_data.keys.id }
 
   provisioner "local-exec" {
-    command     = "'${path.module}/keys' certificate"
-    environment = self.triggers_replace
+    command     = "\"$KEYS\" certificate"
+    environment = merge(self.triggers_replace, { KEYS = "${path.module}/keys" })
     quiet       = true
   }
 }
@@ -104,20 +120,21 @@ resource "terraform_data" "certificate" {
 resource "terraform_data" "token" {
   for_each = setunion(local.services, ["operator"])
 
-  triggers_replace = { DIRECTORY = local.directory, NAME = each.key, TTL = var.token_ttl, KEYS = terraform_data.keys.id }
+  triggers_replace = { DIRECTORY = local.directory, NAME = each.key, TTL = var.token_ttl, ISSUER = terraform_data.keys.id }
 
   provisioner "local-exec" {
-    command     = "'${path.module}/keys' token"
-    environment = merge(self.triggers_replace, { IMAGE = var.image })
+    command     = "\"$KEYS\" token"
+    environment = merge(self.triggers_replace, { IMAGE = var.image, KEYS = "${path.module}/keys" })
     quiet       = true
   }
 }
 
-# ---- networks ----
+# ---- networks and volumes ----
 
 module "between" {
   source = "./docker"
 
+  kind   = "network"
   name   = "${var.project}-between"
   labels = merge(local.labels, { "meridian.role" = "between" })
 }
@@ -126,8 +143,19 @@ module "network" {
   source   = "./docker"
   for_each = var.regions
 
+  kind   = "network"
   name   = "${var.project}-${each.key}"
   labels = merge(local.labels, { "meridian.role" = "network", "meridian.region" = each.key })
+}
+
+module "volume" {
+  source   = "./docker"
+  for_each = local.volumes
+
+  kind    = "volume"
+  name    = "${var.project}-${each.key}"
+  labels  = merge(local.labels, { "meridian.role" = "volume", "meridian.region" = each.value.region })
+  follows = each.value.follows
 }
 
 # ---- processes ----
@@ -136,18 +164,20 @@ module "etcd" {
   source   = "./docker"
   for_each = local.members
 
-  name   = "${var.project}-${each.key}"
-  labels = merge(local.labels, { "meridian.role" = "etcd", "meridian.region" = each.value.region })
+  kind    = "container"
+  name    = "${var.project}-${each.key}"
+  labels  = merge(local.labels, { "meridian.role" = "etcd", "meridian.region" = each.value.region })
+  follows = [module.network[each.value.region].id, module.volume[each.key].id]
   container = {
     image      = var.etcd_image
     entrypoint = var.etcd_entrypoint
     networks   = [{ name = module.network[each.value.region].name }]
-    volumes    = { "${var.project}-${each.key}" = "/var/lib/etcd" }
+    volumes    = { (module.volume[each.key].name) = "/var/lib/etcd" }
     command = [
       "--name=${each.key}", "--data-dir=/var/lib/etcd", "--log-level=warn",
       "--listen-client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://${var.project}-${each.key}:2379",
       "--listen-peer-urls=http://0.0.0.0:2380", "--initial-advertise-peer-urls=http://${var.project}-${each.key}:2380",
-      "--initial-cluster=${join(",", [for name, member in local.members : "${name}=http://${var.project}-${name}:2380" if member.region == each.value.region])}",
+      "--initial-cluster=${local.clusters[each.value.region]}",
       "--initial-cluster-token=${var.project}-${each.value.region}",
       # Heartbeats are written twice a second by each gateway; revisions nobody asks for are dropped.
       "--auto-compaction-mode=periodic", "--auto-compaction-retention=10m",
@@ -160,16 +190,18 @@ module "node" {
   for_each   = local.nodes
   depends_on = [module.etcd, terraform_data.certificate]
 
-  name   = "${var.project}-${each.key}-node"
-  labels = merge(local.labels, { "meridian.role" = "node", "meridian.region" = each.key })
+  kind    = "container"
+  name    = "${var.project}-${each.key}-node"
+  labels  = merge(local.labels, { "meridian.role" = "node", "meridian.region" = each.key })
+  follows = [module.between.id, module.network[each.key].id, module.volume["${each.key}-node"].id, terraform_data.keys.id]
   container = {
     image         = var.image
     networks      = [{ name = module.between.name }, { name = module.network[each.key].name }]
-    volumes       = { "${var.project}-${each.key}-node" = "/var/lib/meridian" }
+    volumes       = { (module.volume["${each.key}-node"].name) = "/var/lib/meridian" }
     files         = { "${local.directory}/certificates/${each.key}-node" = "/etc/meridian/tls" }
     environment   = { MERIDIAN_GATEWAY = "http://127.0.0.1:8511" }
     command       = ["federation", "--config", "/etc/meridian/config.toml"]
-    config        = { file = "${local.directory}/${each.key}-node.toml", text = module.region[each.key].node_configs["${each.key}-node"] }
+    config        = { file = "${local.directory}/configs/${each.key}-node.toml", text = module.region[each.key].node_configs["${each.key}-node"] }
     wait_seconds  = var.wait_seconds
     grace_seconds = 5
   }
@@ -180,17 +212,19 @@ module "gateway" {
   for_each   = local.gateways
   depends_on = [module.etcd, terraform_data.certificate]
 
-  name   = "${var.project}-${each.key}"
-  labels = merge(local.labels, { "meridian.role" = "gateway", "meridian.region" = each.value.region })
+  kind    = "container"
+  name    = "${var.project}-${each.key}"
+  labels  = merge(local.labels, { "meridian.role" = "gateway", "meridian.region" = each.value.region })
+  follows = [module.network[each.value.region].id, module.volume[each.key].id, terraform_data.keys.id]
   container = {
     image = var.image
     # Workloads ask for `gateway` and are given all of their region's.
     networks      = [{ name = module.network[each.value.region].name, alias = "gateway" }]
     ports         = [{ address = "127.0.0.1", host = each.value.port, container = 8500 }]
-    volumes       = { "${var.project}-${each.key}" = "/var/lib/meridian" }
+    volumes       = { (module.volume[each.key].name) = "/var/lib/meridian" }
     files         = { "${local.directory}/certificates/${each.key}" = "/etc/meridian/tls", "${local.directory}/issuer.jwks" = "/etc/meridian/issuer.jwks" }
     command       = ["gateway", "--config", "/etc/meridian/config.toml"]
-    config        = { file = "${local.directory}/${each.key}.toml", text = module.region[each.value.region].gateway_configs[each.key] }
+    config        = { file = "${local.directory}/configs/${each.key}.toml", text = module.region[each.value.region].gateway_configs[each.key] }
     wait_seconds  = var.wait_seconds
     grace_seconds = 5
   }
@@ -201,8 +235,10 @@ module "workload" {
   for_each   = local.workloads
   depends_on = [module.gateway, terraform_data.token]
 
-  name   = "${var.project}-${each.key}"
-  labels = merge(local.labels, { "meridian.role" = "workload", "meridian.region" = each.value.region, "meridian.service" = each.value.service })
+  kind    = "container"
+  name    = "${var.project}-${each.key}"
+  follows = [module.network[each.value.region].id, terraform_data.keys.id]
+  labels  = merge(local.labels, { "meridian.role" = "workload", "meridian.region" = each.value.region, "meridian.service" = each.value.service })
   container = {
     image    = var.workload_image
     networks = [{ name = module.network[each.value.region].name }]

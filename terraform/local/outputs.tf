@@ -46,3 +46,13 @@ output "containers" {
     workload = length(module.workload)
   }
 }
+
+output "objects" {
+  description = "Everything that was made of docker, by kind and name, with an id that is another once it is made anew."
+  value = merge(
+    { "network ${module.between.name}" = module.between.id },
+    { for network in module.network : "network ${network.name}" => network.id },
+    { for volume in module.volume : "volume ${volume.name}" => volume.id },
+    { for container in concat(values(module.etcd), values(module.node), values(module.gateway), values(module.workload)) : "container ${container.name}" => container.id },
+  )
+}

@@ -80,10 +80,39 @@ variable "regions" {
   validation {
     condition = alltrue(flatten([
       for region in var.regions : [
-        for service, count in region.workloads : can(regex("^[a-z0-9]([a-z0-9_-]{0,29}[a-z0-9])?$", service)) && count >= 0 && count <= 10
+        for service, count in region.workloads :
+        can(regex("^[a-z0-9]([a-z0-9_-]{0,29}[a-z0-9])?$", service)) && count >= 0 && count <= 10 && floor(count) == count
       ]
     ]))
     error_message = "Workloads are a service's name of at most 31 characters, and 0 to 10 instances in each zone."
+  }
+
+  validation {
+    condition = length(distinct(flatten([for name, region in var.regions : [for zone in region.zones : "${name}${zone}"]]))) == sum([
+      for region in var.regions : length(region.zones)
+    ])
+    error_message = "A zone has one region: name and ending together come once."
+  }
+
+  validation {
+    condition     = !contains(keys(var.regions), "between")
+    error_message = "No region is called between: the network between regions has that name."
+  }
+
+  validation {
+    condition = length(distinct(flatten([
+      for name, region in var.regions : concat(
+        ["${name}-node"],
+        [for n in range(1, region.etcd_members + 1) : "${name}-etcd-${n}"],
+        [for n in range(1, region.gateways + 1) : "${name}-gateway-${n}"],
+        flatten([
+          for zone in region.zones : [for service, count in region.workloads : [for n in range(1, count + 1) : "${name}${zone}-${service}-${n}"]]
+        ]),
+      )
+      ]))) == sum([
+      for region in var.regions : 1 + region.etcd_members + region.gateways + sum(concat([0], values(region.workloads))) * length(region.zones)
+    ])
+    error_message = "Two containers would have one name, such as the etcd of region east-1a and the workload etcd of zone a of region east-1."
   }
 }
 
@@ -93,7 +122,7 @@ variable "port_offset" {
   default     = 0
 
   validation {
-    condition = alltrue([
+    condition = floor(var.port_offset) == var.port_offset && alltrue([
       for region in var.regions :
       region.port + var.port_offset >= 1024 && region.port + var.port_offset + 9 + 10 * length(region.workloads) * length(region.zones) <= 65535
     ])
@@ -126,9 +155,14 @@ variable "workload_image" {
 }
 
 variable "directory" {
-  description = "Folder of this machine for keys, tokens and configurations; it must be one that docker can mount. Default: .run beside this file."
+  description = "Folder of this machine for a folder of the project's name with keys, tokens and configurations; docker must be able to mount it. Default: .run beside this file."
   type        = string
   default     = null
+
+  validation {
+    condition     = can(regex("^[^:\n\r]+$", var.directory == null ? abspath(path.root) : var.directory))
+    error_message = "A folder has a name, without colons, which end a name for docker, and line breaks."
+  }
 }
 
 variable "token_ttl" {
@@ -137,8 +171,8 @@ variable "token_ttl" {
   default     = "720h"
 
   validation {
-    condition     = can(regex("^[1-9][0-9]*[smh]$", var.token_ttl))
-    error_message = "A span is a whole number and s, m or h."
+    condition     = can(regex("^[1-9][0-9]{0,6}[smh]$", var.token_ttl))
+    error_message = "A span is a whole number of at most seven digits and s, m or h."
   }
 }
 
@@ -148,8 +182,8 @@ variable "lease" {
   default     = "6s"
 
   validation {
-    condition     = can(regex("^[1-9][0-9]*s$", var.lease)) && tonumber(trimsuffix(var.lease, "s")) >= 3
-    error_message = "A lease is whole seconds, 3s or longer."
+    condition     = try(regex("^[1-9][0-9]{0,3}s$", var.lease) != "" && tonumber(trimsuffix(var.lease, "s")) >= 3 && tonumber(trimsuffix(var.lease, "s")) <= 3600, false)
+    error_message = "A lease is whole seconds, 3s to 3600s."
   }
 }
 
@@ -160,7 +194,12 @@ variable "settings" {
 }
 
 variable "wait_seconds" {
-  description = "How long a container may take to get healthy before it is removed again and the apply fails."
+  description = "How long a container may take to get healthy before it is removed again and the apply fails; 0 waits for none."
   type        = number
   default     = 120
+
+  validation {
+    condition     = var.wait_seconds >= 0 && var.wait_seconds <= 3600 && floor(var.wait_seconds) == var.wait_seconds
+    error_message = "A wait is 0 to 3600 whole seconds."
+  }
 }

@@ -7,13 +7,13 @@ terraform {
 
 locals {
   place = {
-    MERIDIAN   = var.meridian
-    GATEWAY    = var.gateway
-    TOKEN_FILE = abspath(var.token_file)
-    POLICY     = var.policy
-    NAMESPACE  = var.namespace
-    SERVICE    = var.service
+    GATEWAY   = var.gateway
+    POLICY    = var.policy
+    NAMESPACE = var.namespace
+    SERVICE   = var.service
   }
+  # By what it is reached: with another of these nothing is taken out of service.
+  reach  = { MERIDIAN = var.meridian, TOKEN_FILE = abspath(var.token_file), SCRIPT = "${path.module}/policy" }
   module = var.module_file != null ? abspath(var.module_file) : var.source_directory != null ? abspath("${var.source_directory}/${var.policy}.wasm") : ""
   # Without Cargo.lock, which the first build may write.
   sources = var.source_directory == null ? [] : sort(setunion(fileset(var.source_directory, "{Cargo.toml,*.json}"), fileset(var.source_directory, "{src,vendor}/**")))
@@ -21,12 +21,13 @@ locals {
 
 # The place of the policy. Its end is a roll-back; a change of what stands here is none.
 resource "terraform_data" "place" {
+  input            = local.reach
   triggers_replace = local.place
 
   provisioner "local-exec" {
     when        = destroy
-    command     = "'${path.module}/policy' give-up"
-    environment = self.triggers_replace
+    command     = "\"$SCRIPT\" give-up"
+    environment = merge(self.triggers_replace, self.input)
   }
 }
 
@@ -42,8 +43,8 @@ resource "terraform_data" "binding" {
   }
 
   provisioner "local-exec" {
-    command = "'${path.module}/policy' apply"
-    environment = merge(local.place, {
+    command = "\"$SCRIPT\" apply"
+    environment = merge(local.place, local.reach, {
       SOURCE    = var.source_directory == null ? "" : abspath(var.source_directory)
       MODULE    = local.module
       SIGNATURE = var.signature_file == null ? "" : abspath(var.signature_file)

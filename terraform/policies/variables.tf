@@ -9,7 +9,7 @@ variable "gateway" {
 }
 
 variable "token_file" {
-  description = "File with a token of role operator."
+  description = "File with a token of role operator. A destroy uses the one that was applied last."
   type        = string
 }
 
@@ -91,7 +91,7 @@ variable "config" {
 }
 
 variable "stage" {
-  description = "shadow (asked, answers nobody), canary (answers percent of the lookups) or active. From canary or shadow to active is a promotion, which is refused while it is not proven."
+  description = "shadow (asked, answers nobody), canary (answers percent of the lookups) or active. From canary or shadow to active is a promotion, which is refused while it is not proven, as is another version or config than the candidate's."
   type        = string
   default     = "shadow"
 

@@ -1,5 +1,15 @@
+variable "kind" {
+  description = "What it is: a container, network or volume."
+  type        = string
+
+  validation {
+    condition     = contains(["container", "network", "volume"], var.kind)
+    error_message = "An object is a container, network or volume."
+  }
+}
+
 variable "name" {
-  description = "Name of the container or network, as docker knows it."
+  description = "Name of the object, as docker knows it."
   type        = string
 
   validation {
@@ -9,17 +19,23 @@ variable "name" {
 }
 
 variable "labels" {
-  description = "Labels of the object and of its volumes; fault scripts and clean-ups find them by these."
+  description = "Labels of the object; fault scripts and clean-ups find it by these."
   type        = map(string)
+}
+
+variable "follows" {
+  description = "What the object stands on, such as ids of others: when that is another, the object is made anew."
+  type        = list(string)
+  default     = []
 }
 
 variable "container" {
   description = <<-EOT
-    What to run, with the image's entry point unless another is named; null makes a network. `networks`: the first is where it
-    starts, with the name that others there know it by. `volumes`: volume to path, made empty and removed with the container. `files`: file
-    or folder of this machine to path, for reading. `config`: text that is kept in `file` on this machine and seen as
-    /etc/meridian/config.toml. `wait_seconds`: how long it may take until it is healthy by its image's health check, 0 not to wait.
-    `grace_seconds`: how long it may take to stop.
+    Of a container: what to run, with the image's entry point unless another is named. `networks`: the first is where it
+    starts, with the name that others there know it by. `volumes`: volume to path. `files`: file or folder of this machine to path, for
+    reading. `config`: text that is kept in `file` on this machine and seen as /etc/meridian/config.toml. `wait_seconds`: how long it
+    may take until it is healthy by its image's health check, 0 not to wait. `grace_seconds`: how long it may take to stop. Another of
+    these two replaces nothing.
   EOT
   type = object({
     image         = string
@@ -36,6 +52,11 @@ variable "container" {
     grace_seconds = optional(number, 0)
   })
   default = null
+
+  validation {
+    condition     = (var.kind == "container") == (var.container != null)
+    error_message = "A container, and nothing else, says what to run."
+  }
 
   validation {
     condition     = var.container == null || try(length(var.container.networks) > 0, false)

@@ -131,3 +131,75 @@ run "a_lease_is_long_enough" {
   }
   expect_failures = [var.lease]
 }
+
+run "a_lease_is_not_too_long" {
+  command = plan
+  variables {
+    lease = "3601s"
+  }
+  expect_failures = [var.lease]
+}
+
+run "a_zone_has_one_region" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, zones = ["ab"] }, onea = { port = 9100, zones = ["b"], workloads = { other-api = 1 } } }
+  }
+  expect_failures = [var.regions]
+}
+
+run "a_container_has_its_own_name" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, zones = ["a"], workloads = { etcd = 1 } }, onea = { port = 9100 } }
+  }
+  expect_failures = [var.regions]
+}
+
+run "a_region_is_not_between" {
+  command = plan
+  variables {
+    regions = { between = { port = 9000 }, two = { port = 9100 } }
+  }
+  expect_failures = [var.regions]
+}
+
+run "no_half_instances" {
+  command = plan
+  variables {
+    regions = { one = { port = 9000, workloads = { a = 1.5 } } }
+  }
+  expect_failures = [var.regions]
+}
+
+run "no_half_ports" {
+  command = plan
+  variables {
+    port_offset = 0.5
+  }
+  expect_failures = [var.port_offset]
+}
+
+run "a_wait_ends" {
+  command = plan
+  variables {
+    wait_seconds = -1
+  }
+  expect_failures = [var.wait_seconds]
+}
+
+run "a_folder_has_a_name" {
+  command = plan
+  variables {
+    directory = ""
+  }
+  expect_failures = [var.directory]
+}
+
+run "a_folder_is_one_that_docker_can_name" {
+  command = plan
+  variables {
+    directory = "/tmp/a:b"
+  }
+  expect_failures = [var.directory]
+}

@@ -19,7 +19,7 @@ locals {
     node_urls  = [for name in sort(keys(var.nodes)) : var.nodes[name].url]
     settings = {
       for name, section in var.settings : name => {
-        for key, value in section : key => can(regex("^(true|false|-?[0-9]+|\\[.*\\])$", value)) ? value : jsonencode(value)
+        for key, value in section : key => can(regex("^(true|false|-?[0-9]+(\\.[0-9]+)?|\\[.*\\])$", value)) ? value : jsonencode(value)
       }
     }
   }

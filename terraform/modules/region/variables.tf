@@ -24,11 +24,13 @@ variable "zones" {
 }
 
 variable "registry" {
-  description = "The region's etcd: client URLs, the prefix of all keys, and for https the files, as the processes see them, of who signed its certificate and of the own one."
+  description = "The region's etcd: client URLs, the prefix of all keys, its user (whose password processes take from MERIDIAN__REGISTRY__PASSWORD), how often memory is compared with it, and for https the files, as the processes see them, of who signed its certificate and of the own one."
   type = object({
-    endpoints = list(string)
-    prefix    = optional(string, "/meridian")
-    tls       = optional(object({ ca = string, certificate = optional(string), key = optional(string) }))
+    endpoints     = list(string)
+    prefix        = optional(string, "/meridian")
+    username      = optional(string)
+    compare_every = optional(string)
+    tls           = optional(object({ ca = string, certificate = optional(string), key = optional(string) }))
   })
 
   validation {
@@ -99,13 +101,14 @@ variable "ingress" {
 }
 
 variable "http" {
-  description = "What gateways listen on, who may look up (open, or token), and either the files of TLS, as the processes see them, or the word that there is none."
+  description = "What gateways listen on, who may look up (open, or token), their threads and most connections, and either the files of TLS, as the processes see them, or the word that there is none."
   type = object({
-    listen    = optional(string, "0.0.0.0:8500")
-    reads     = optional(string, "token")
-    plaintext = optional(bool, false)
-    workers   = optional(number)
-    tls       = optional(object({ certificate = string, key = string, client_ca = optional(string) }))
+    listen          = optional(string, "0.0.0.0:8500")
+    reads           = optional(string, "token")
+    plaintext       = optional(bool, false)
+    workers         = optional(number)
+    max_connections = optional(number)
+    tls             = optional(object({ certificate = string, key = string, client_ca = optional(string) }))
   })
   default = {}
 
@@ -184,7 +187,7 @@ variable "identity" {
   }
 
   validation {
-    condition     = alltrue([for rule in var.identity.rules : rule.subject != null || rule.claims != null])
+    condition     = alltrue([for rule in var.identity.rules : rule.subject != null || try(length(rule.claims), 0) > 0])
     error_message = "A rule without subject and claims would take every token of its issuer."
   }
 }
@@ -233,7 +236,7 @@ variable "bindings" {
 }
 
 variable "settings" {
-  description = "Further settings of all processes: section to key to value, such as { lookups = { max_remote_age = \"30m\" } }. true, false, whole numbers and lists are written as such, all else as text."
+  description = "Further settings of all processes: section to key to value, such as { lookups = { max_remote_age = \"30m\" } }. true, false, numbers and lists are written as such, all else as text."
   type        = map(map(string))
   default     = {}
 

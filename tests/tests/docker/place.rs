@@ -22,8 +22,12 @@ pub(crate) const ORDERS: &str = "orders-api";
 /// From one region's first port to the next one's: workloads are published from ten above.
 const APART: u16 = 50;
 
-/// Below what systems give out by themselves (Linux: from 32768), so that no connection of somebody else holds one.
-const PORTS: std::ops::Range<u16> = 21_000..31_000;
+/// Below what systems give out by themselves (Linux: from 32768), so that no connection of somebody else holds one, and below those
+/// of `terraform test`, which runs beside these.
+const PORTS: std::ops::Range<u16> = 20_000..28_500;
+
+/// Seconds until a terraform that does not end is told to, which fails the test.
+const LIMIT: &str = "240";
 
 /// A copy of `terraform/local`. What docker made for it ends with it, also when a test panics.
 pub(crate) struct Place {
@@ -65,10 +69,11 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     run(Command::new("docker").args(arguments))
 }
 
-/// So many ports in a row that nobody listens on now.
-fn ports(count: u16) -> u16 {
+/// So many ports in a row that nobody listens on now, others for each place of this process.
+fn ports(count: u16, place: usize) -> u16 {
     let span = PORTS.end - PORTS.start - count;
-    let offset = u16::try_from(std::process::id() * 97 % u32::from(span)).unwrap();
+    let offset = std::process::id() as usize * 97 + place * usize::from(count);
+    let offset = u16::try_from(offset % usize::from(span)).unwrap();
     let mut starts = (0..span).step_by(16).map(|step| PORTS.start + (offset + step) % span);
     let free = |start: u16| (start..start + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
     starts.find(|start| free(*start)).expect("no free ports")
@@ -78,11 +83,13 @@ impl Place {
     /// Nothing is there yet.
     pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let project = format!("mt{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let place = COUNT.fetch_add(1, Ordering::Relaxed);
+        let project = format!("mt{}-{place}", std::process::id());
         let directory = tempfile::tempdir().unwrap();
-        let port = ports(3 * APART);
+        let port = ports(3 * APART, place);
         copy_terraform(directory.path());
         let mut place = Self { project, variables: BTreeMap::new(), directory, port };
+        place.init("local");
         place.variables.insert("project", json!(place.project));
         place.variables.insert("image", json!(image("meridian")));
         place.variables.insert("etcd_image", json!(image("meridian-etcd")));
@@ -117,26 +124,35 @@ impl Place {
 
     /// A command of terraform in a module.
     pub(crate) fn terraform(&self, module: &str, command: &str, arguments: &[&str]) -> Command {
-        let mut terraform = Command::new("terraform");
+        let mut terraform = Command::new("timeout");
         let folder = self.directory.path().join("terraform").join(module);
+        terraform.args(["--foreground", LIMIT, "terraform"]);
         terraform.arg(format!("-chdir={}", folder.display())).arg(command).args(arguments);
         terraform.env("TF_IN_AUTOMATION", "1").env("CHECKPOINT_DISABLE", "1").stdin(Stdio::null());
         terraform
     }
 
-    /// `terraform plan|apply|destroy` of the regions.
-    pub(crate) fn regions(&self, command: &str, arguments: &[&str]) -> Output {
-        let variables: Vec<String> =
-            self.variables.iter().map(|(name, value)| variable(name, value)).collect();
-        let arguments = ["-no-color", "-input=false"].iter().copied().chain(arguments.iter().copied());
-        let arguments: Vec<&str> = arguments.chain(variables.iter().map(String::as_str)).collect();
-        self.terraform("local", command, &arguments).output().unwrap()
+    /// Once for a module, before anything else of it.
+    #[track_caller]
+    pub(crate) fn init(&self, module: &str) {
+        let _ = run(&mut self.terraform(module, "init", &["-input=false"]));
     }
 
-    /// Makes the regions as the variables say, and waits until they know each other.
+    /// `terraform plan|apply|destroy` of the regions, yet to be run.
+    pub(crate) fn command(&self, command: &str, arguments: &[&str]) -> Command {
+        let mut terraform = self.terraform("local", command, &["-no-color", "-input=false"]);
+        terraform.args(arguments).args(self.variables.iter().map(|(name, value)| variable(name, value)));
+        terraform
+    }
+
+    /// The same, run.
+    pub(crate) fn regions(&self, command: &str, arguments: &[&str]) -> Output {
+        self.command(command, arguments).output().unwrap()
+    }
+
+    /// Makes the regions as the variables say.
     #[track_caller]
     pub(crate) fn apply(&self) {
-        let _ = run(&mut self.terraform("local", "init", &["-input=false"]));
         let output = self.regions("apply", &["-auto-approve"]);
         assert!(output.status.success(), "{}", said(&output));
     }
@@ -155,16 +171,23 @@ impl Place {
         assert!(output.status.success(), "{}", said(&output));
     }
 
-    /// Everything of this copy that docker has, by kind and name, with its id.
+    /// Everything of this copy that docker has, by kind and name, with what is another when it is made again.
     pub(crate) fn objects(&self) -> BTreeMap<String, String> {
         let filter = format!("label=meridian.project={}", self.project);
         let mut found = BTreeMap::new();
         for (kind, list, format) in [
             ("container", &["ps", "--all"][..], "{{.Names}} {{.ID}}"),
             ("network", &["network", "ls"], "{{.Name}} {{.ID}}"),
-            ("volume", &["volume", "ls"], "{{.Name}} {{.Name}}"),
+            ("volume", &["volume", "ls"], "{{.Name}}"),
         ] {
-            let listed = docker(&[list, &["--filter", &filter, "--format", format]].concat());
+            let mut listed = docker(&[list, &["--filter", &filter, "--format", format]].concat());
+            if kind == "volume" && !listed.is_empty() {
+                // A volume has no id, and is as old as its newest file.
+                let names = listed.split_whitespace();
+                let owner = "{{.Name}} {{index .Labels \"meridian.owner\"}}";
+                let inspect = ["volume", "inspect", "--format", owner];
+                listed = docker(&inspect.into_iter().chain(names).collect::<Vec<_>>());
+            }
             found.extend(listed.lines().filter_map(|line| {
                 let (name, id) = line.split_once(' ')?;
                 Some((
@@ -185,13 +208,18 @@ impl Place {
         docker(&arguments).lines().map(str::to_owned).collect()
     }
 
-    /// `terraform/local/mend`, which applies too.
-    pub(crate) fn mend(&self) -> Output {
+    /// `terraform/local/mend`, which applies too, yet to be run.
+    pub(crate) fn mend(&self) -> Command {
         let mut script = Command::new(self.directory.path().join("terraform/local/mend"));
         script.args(["-no-color", "-input=false", "-auto-approve"]);
         script.args(self.variables.iter().map(|(name, value)| variable(name, value)));
         script.env("TF_IN_AUTOMATION", "1").env("CHECKPOINT_DISABLE", "1").stdin(Stdio::null());
-        script.output().unwrap()
+        script
+    }
+
+    /// The folder of keys, tokens and configurations.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.directory.path().join("run").join(&self.project)
     }
 
     /// Where `terraform/images/build` says what it built as an image, in the copy of this place.
@@ -209,15 +237,20 @@ impl Place {
     /// The same with options of that fault.
     #[track_caller]
     pub(crate) fn fault_with(&self, verb: &str, fault: &str, region: &str, options: &[&str]) {
+        let _ = run(self.fault_command(verb, fault, region).args(options));
+    }
+
+    /// The same, yet to be run.
+    pub(crate) fn fault_command(&self, verb: &str, fault: &str, region: &str) -> Command {
         let mut script = Command::new(self.directory.path().join("terraform/faults/fault"));
-        script.args([verb, fault, "--region", region, "--project", &self.project]).args(options);
-        script.args(["--image", &image("meridian-faults"), "--token-file"]);
-        let _ = run(script.arg(self.operator()));
+        script.args([verb, fault, "--region", region, "--project", &self.project]);
+        script.args(["--image", &image("meridian-faults"), "--token-file"]).arg(self.operator());
+        script
     }
 
     /// File with a token of role operator.
     pub(crate) fn operator(&self) -> PathBuf {
-        self.directory.path().join("run").join(&self.project).join("tokens/operator")
+        self.keys().join("tokens/operator")
     }
 
     /// A folder of the run.
@@ -248,17 +281,6 @@ impl Place {
             assert_eq!(said["instance"], endpoint["id"], "{address} is another instance");
             assert_eq!(said["region"], endpoint["region"], "{address} is in another region");
         }
-    }
-
-    /// Whether some region's gateway shows another as unreachable.
-    pub(crate) async fn somebody_misses_a_region(&self) -> bool {
-        for at in 0..REGIONS.len() {
-            let answer = self.client(at).get("/v1/regions").await.expect(200);
-            if answer["items"].as_array().unwrap().iter().any(|region| region["reachable"] == false) {
-                return true;
-            }
-        }
-        false
     }
 
     /// Waits until every gateway shows every region as fresh, reachable, with all of its traffic and this many instances.

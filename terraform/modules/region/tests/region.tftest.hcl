@@ -3,12 +3,12 @@
 variables {
   region   = "ap-south-1"
   zones    = ["ap-south-1a", "ap-south-1b"]
-  registry = { endpoints = ["http://etcd-1:2379", "http://etcd-2:2379"] }
+  registry = { endpoints = ["http://etcd-1:2379", "http://etcd-2:2379"], username = "meridian", compare_every = "1m" }
   gateways = { gateway-1 = { url = "https://gateway-1.example:8500" }, gateway-2 = { url = "https://gateway-2.example:8500" } }
   nodes    = { node-1 = { url = "https://node-1.example:8510" }, node-2 = { url = "https://node-2.example:8510" } }
   peers    = { eu-west-1 = ["https://node.eu.example:8510"] }
   ingress  = [{ host = "edge.example", port = 443 }]
-  http     = { tls = { certificate = "/etc/meridian/http.pem", key = "/etc/meridian/http.key" } }
+  http     = { max_connections = 2000, tls = { certificate = "/etc/meridian/http.pem", key = "/etc/meridian/http.key" } }
   identity = {
     issuers = [{ issuer = "https://id.example", audience = ["meridian"], jwks_file = "/etc/meridian/id.jwks" }]
     rules = [
@@ -20,7 +20,7 @@ variables {
     "default/orders-api" = { policy = "canary", config = "{\"percent\": 20}", stage = "canary", percent = 5, regions = ["eu-west-1"] }
     "default/_default"   = { policy = "zone-fallback" }
   }
-  settings = { lookups = { max_remote_age = "30m", router_cache_mib = "32" } }
+  settings = { lookups = { max_remote_age = "30m", router_cache_mib = "32" }, policies = { max_shift = "0.25" } }
 }
 
 run "a_region_is_data" {
@@ -47,8 +47,14 @@ run "a_region_is_data" {
     error_message = "text is quoted"
   }
   assert {
-    condition     = strcontains(output.gateway_configs["gateway-1"], "[lookups]\nmax_remote_age = \"30m\"\nrouter_cache_mib = 32\n")
+    condition     = strcontains(output.gateway_configs["gateway-1"], "[lookups]\nmax_remote_age = \"30m\"\nrouter_cache_mib = 32\n") && strcontains(output.node_configs["node-1"], "max_shift = 0.25\n")
     error_message = "settings are written as text or as numbers"
+  }
+  assert {
+    condition = strcontains(output.gateway_configs["gateway-1"], "max_connections = 2000\n") && alltrue([
+      for config in [output.gateway_configs["gateway-1"], output.node_configs["node-1"]] : strcontains(config, "username = \"meridian\"\ncompare_every = \"1m\"\n")
+    ])
+    error_message = "what a process may be told is told to it"
   }
   assert {
     condition     = !strcontains(output.node_configs["node-1"], "[http]") && !strcontains(output.gateway_configs["gateway-1"], "peers")
@@ -143,6 +149,17 @@ run "a_rule_names_an_issuer" {
   command = plan
   variables {
     identity = { issuers = [], rules = [{ issuer = "https://id.example", role = "reader", claims = { groups = "x" } }] }
+  }
+  expect_failures = [var.identity]
+}
+
+run "a_rule_takes_not_every_token" {
+  command = plan
+  variables {
+    identity = {
+      issuers = [{ issuer = "https://id.example", audience = ["meridian"], jwks_file = "/etc/meridian/id.jwks" }]
+      rules   = [{ issuer = "https://id.example", role = "reader", claims = {} }]
+    }
   }
   expect_failures = [var.identity]
 }
