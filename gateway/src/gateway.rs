@@ -18,7 +18,7 @@ use crate::loader::{Loader, LoaderStats, NotRunnable};
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{HttpMetrics, Metrics};
 use crate::region::{Parts, Region};
-use crate::steward::{self, StewardStats};
+use crate::steward;
 use meridian_model::catalog::Catalog;
 use meridian_model::guardian::Settings;
 use meridian_model::names::GatewayId;
@@ -287,8 +287,7 @@ impl Gateway {
             saver.run(saved).await;
         });
         tasks.spawn(until(boxed(loader.run(wanted))));
-        let steward_stats = Arc::new(StewardStats::default());
-        tasks.spawn(until(boxed(steward::run(Arc::clone(&region), Arc::clone(&steward_stats)))));
+        tasks.spawn(until(boxed(steward::run(Arc::clone(&region)))));
         tasks.spawn(until(boxed(refresh_keys(verifier))));
         tasks.spawn(until(boxed(prune_history(Arc::clone(&registry), config.history.keep))));
         let office = Office {
@@ -314,7 +313,7 @@ impl Gateway {
             figures::disk(save_stats, loader_stats),
             figures::guardian(guardian_stats),
             figures::beats(beat_stats),
-            figures::steward(steward_stats),
+            figures::steward(Arc::clone(&region.steward)),
         ];
         sources.extend(etcd_stats.map(figures::etcd));
         sources.extend(joined.map(|joined| joined.source));
