@@ -294,10 +294,11 @@ pub fn beats(stats: Arc<BeatStats>) -> Source {
 pub fn steward(stats: Arc<StewardStats>) -> Source {
     Box::new(move || {
         vec![
-            counter(
+            Figure::by(
                 "meridian_policy_rollbacks_total",
-                "Candidates given up and active versions replaced by this gateway",
-                &stats.rolled_back,
+                "Candidates given up and active versions replaced by this gateway, by reason",
+                "reason",
+                &stats.rollbacks(),
             ),
             counter(
                 "meridian_policy_soaked_total",
@@ -306,7 +307,7 @@ pub fn steward(stats: Arc<StewardStats>) -> Source {
             ),
             counter(
                 "meridian_policy_faults_reported_total",
-                "Failures of shadows that this gateway told to the region",
+                "Failures of versions that this gateway told to the region",
                 &stats.reported,
             ),
             counter(

@@ -18,7 +18,7 @@ use crate::loader::{Loader, LoaderStats, NotRunnable};
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{HttpMetrics, Metrics};
 use crate::region::{Parts, Region};
-use crate::steward::{self, StewardStats};
+use crate::steward;
 use meridian_model::catalog::Catalog;
 use meridian_model::guardian::Settings;
 use meridian_model::names::GatewayId;
@@ -193,13 +193,13 @@ impl Gateway {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
 
         let (guardian_inputs, guardian_queue) = mpsc::channel(QUEUE);
-        let (manifests, wanted) = mpsc::unbounded_channel();
+        let (modules, wishes) = mpsc::unbounded_channel();
         let (commands, command_queue) = mpsc::channel(QUEUE);
         let (beats, beats_queue) = mpsc::channel(BEATS_QUEUE);
 
         let keeper_stats = Arc::new(KeeperStats::default());
         let catalog = Catalog::new(config.region.clone(), Host::built_in());
-        let feeds = Feeds { guardian: guardian_inputs.clone(), manifests };
+        let feeds = Feeds { guardian: guardian_inputs.clone(), modules };
         let mut keeper = Keeper::new(
             catalog,
             Arc::clone(&directory),
@@ -233,7 +233,6 @@ impl Gateway {
         }
 
         let loader_stats = Arc::new(LoaderStats::default());
-        let loader = loader(&registry, &disk, &commands, &host, &loader_stats);
         let save_stats = Arc::new(SaveStats::default());
         let saver = saver(&disk, &commands, &directory, &keeper_stats, &save_stats);
         let watch_stats = Arc::new(WatchStats::default());
@@ -252,6 +251,7 @@ impl Gateway {
                 stop: stop.clone(),
             },
         );
+        let loader = loader(&region, &disk, &loader_stats);
         let http = Arc::new(HttpMetrics::default());
         let envelope = Arc::new(Envelope::new(Arc::clone(&region), Arc::clone(&http)));
         match built_in.await {
@@ -286,9 +286,8 @@ impl Gateway {
             let _released = kept.drop_guard();
             saver.run(saved).await;
         });
-        tasks.spawn(until(boxed(loader.run(wanted))));
-        let steward_stats = Arc::new(StewardStats::default());
-        tasks.spawn(until(boxed(steward::run(Arc::clone(&region), Arc::clone(&steward_stats)))));
+        tasks.spawn(until(boxed(loader.run(wishes))));
+        tasks.spawn(until(boxed(steward::run(Arc::clone(&region)))));
         tasks.spawn(until(boxed(refresh_keys(verifier))));
         tasks.spawn(until(boxed(prune_history(Arc::clone(&registry), config.history.keep))));
         let office = Office {
@@ -314,7 +313,7 @@ impl Gateway {
             figures::disk(save_stats, loader_stats),
             figures::guardian(guardian_stats),
             figures::beats(beat_stats),
-            figures::steward(steward_stats),
+            figures::steward(Arc::clone(&region.steward)),
         ];
         sources.extend(etcd_stats.map(figures::etcd));
         sources.extend(joined.map(|joined| joined.source));
@@ -428,26 +427,21 @@ fn etcd(section: &EtcdSection, config: &Config) -> EtcdConfig {
     }
 }
 
-fn loader(
-    registry: &Arc<dyn Registry>,
-    disk: &Arc<Disk>,
-    commands: &mpsc::Sender<crate::keeper::Command>,
-    host: &Arc<Host>,
-    stats: &Arc<LoaderStats>,
-) -> Loader {
-    let (compiler, library) = (Arc::clone(host), Arc::clone(host));
+fn loader(region: &Region, disk: &Arc<Disk>, stats: &Arc<LoaderStats>) -> Loader {
+    let (compiler, library) = (Arc::clone(&region.host), Arc::clone(&region.host));
     Loader {
-        registry: Arc::clone(registry),
+        registry: Arc::clone(&region.registry),
         disk: Arc::clone(disk),
-        commands: commands.clone(),
+        commands: region.keeper.clone(),
         compile: Arc::new(move |_, module| {
             compiler.load(&module).map_err(|rejected| match rejected.code {
-                "gate-unavailable" => NotRunnable::ForNow(rejected.to_string()),
+                // Room comes when versions are deleted; the machine code is kept until then.
+                "gate-unavailable" | "library-full" => NotRunnable::ForNow(rejected.to_string()),
                 _ => NotRunnable::ForGood(rejected.to_string()),
             })
         }),
-
         is_runnable: Arc::new(move |version| library.library().contains(&version)),
+        trust: region.trust.clone(),
         stats: Arc::clone(stats),
     }
 }

@@ -7,13 +7,15 @@ use crate::clock;
 use crate::directory::{Directory, Rules};
 use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
+use crate::loader::{Wanted, Wish};
 use crate::neighbourhood::{Neighbourhood, News};
+use crate::signature;
 use meridian_model::binding::{Effective, Source};
 use meridian_model::catalog::{Catalog, Touched};
 use meridian_model::failover::{Homecoming, Return};
 use meridian_model::instance::{Instance, InstanceKey};
 use meridian_model::load::Beat;
-use meridian_model::names::{GatewayId, Namespace, PolicyName, PolicyVersion, ServiceKey};
+use meridian_model::names::{GatewayId, Namespace, PolicyVersion, ServiceKey};
 use meridian_model::remote::FULL_RAMP;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
@@ -31,6 +33,8 @@ use tokio::sync::{mpsc, oneshot};
 pub enum Command {
     /// A version can be run now that could not before: prepare again whoever is bound to it.
     Prepared(PolicyVersion),
+    /// An upload of this version came to nothing: unless somebody else has it, it is not kept.
+    NotStored(PolicyVersion),
     /// What other regions tell.
     News(News),
     /// The state, to be written to disk.
@@ -58,8 +62,8 @@ pub struct KeeperStats {
 pub struct Feeds {
     /// To the guardian.
     pub guardian: mpsc::Sender<GuardianInput>,
-    /// Manifests whose modules are wanted, to the policy loader.
-    pub manifests: mpsc::UnboundedSender<(PolicyName, PolicyVersion, u32)>,
+    /// Which modules are wanted, to the policy loader.
+    pub modules: mpsc::UnboundedSender<Wish>,
 }
 
 /// The keeper's state.
@@ -85,6 +89,8 @@ pub struct Keeper {
     shared: BTreeMap<Namespace, Arc<Effective>>,
     /// Until when each service is known that has no instances, here or elsewhere.
     emptied: BTreeMap<ServiceKey, Monotonic>,
+    /// Versions that lost their manifests, or never had one: not kept once no binding names them.
+    unlisted: BTreeSet<PolicyVersion>,
     serial: u64,
     known_for: Duration,
 }
@@ -118,6 +124,7 @@ impl Keeper {
             held: BTreeMap::new(),
             shared: BTreeMap::new(),
             emptied: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
             serial: 0,
             known_for,
         }
@@ -186,6 +193,13 @@ impl Keeper {
                 });
                 let services = bound.map(|(key, _)| key).collect();
                 self.publish(Touched { services }, now);
+                // It may have been deleted while it was compiled.
+                self.unlist(version);
+                self.let_go();
+            }
+            Command::NotStored(version) => {
+                self.unlist(version);
+                self.let_go();
             }
             Command::News(news) => {
                 let now = clock::monotonic_now();
@@ -312,6 +326,9 @@ impl Keeper {
         self.directory.currency.begin(&incarnation.to_string());
         self.publish(touched, now);
         self.publish_rules();
+        self.let_go();
+        // The disk may hold what was deleted while nobody looked.
+        self.keep_modules();
         self.directory.services().values().for_each(|published| published.set_load(None));
         self.show_loads(&loads);
         self.directory.currency.advance(revision.0, now);
@@ -348,6 +365,7 @@ impl Keeper {
         for (name, version) in policies {
             if !present.contains(&Key::Policy(name.clone(), version)) {
                 self.catalog.remove_policy(&name, version);
+                self.unlist(version);
             }
         }
         let switches: Vec<_> = self.catalog.switches().keys().copied().collect();
@@ -401,6 +419,7 @@ impl Keeper {
                         }
                         Key::Policy(name, version) => {
                             self.catalog.remove_policy(&name, version);
+                            self.unlist(version);
                             rules_changed = true;
                         }
                         Key::Disabled(switch) => {
@@ -420,6 +439,7 @@ impl Keeper {
         self.publish(touched, now);
         if rules_changed {
             self.publish_rules();
+            self.let_go();
         }
         self.show_loads(&loads);
         self.revision = self.revision.max(revision);
@@ -452,8 +472,14 @@ impl Keeper {
                 .catalog
                 .put_binding(namespace.clone(), service.clone(), Arc::new(*binding), stored.modified.0),
             (Ok(Some(Record::Policy(manifest))), Key::Policy(name, version)) => {
+                self.unlisted.remove(version);
                 // The loader ends only with the gateway.
-                let _ = self.feeds.manifests.send((name.clone(), *version, manifest.chunks));
+                let _ = self.feeds.modules.send(Wish::Load(Wanted {
+                    name: name.clone(),
+                    version: *version,
+                    chunks: manifest.chunks,
+                    signature: signature::value(&manifest.unknown),
+                }));
                 self.catalog.put_policy(Arc::new(*manifest), stored.modified.0);
                 Touched::default()
             }
@@ -564,6 +590,42 @@ impl Keeper {
             }
         }
         ramp
+    }
+
+    /// Notes a version that may have no manifest any more. The same bytes may stand under another name.
+    fn unlist(&mut self, version: PolicyVersion) {
+        if !self.catalog.policies().any(|(manifest, _)| manifest.version == version) {
+            self.unlisted.insert(version);
+        }
+    }
+
+    /// Versions that some binding names, as the active one, to try, or to fall back on.
+    fn bound(&self) -> BTreeSet<PolicyVersion> {
+        let bindings = self.catalog.bindings().map(|(_, binding, _)| binding);
+        bindings.flat_map(|binding| binding.versions()).map(|bound| bound.version).collect()
+    }
+
+    /// Ends what has neither a manifest nor a binding. A version that is bound runs on, whatever became of its manifest.
+    fn let_go(&mut self) {
+        if self.unlisted.is_empty() {
+            return;
+        }
+        let bound = self.bound();
+        let gone: Vec<_> = self.unlisted.extract_if(.., |version| !bound.contains(version)).collect();
+        for version in &gone {
+            self.host.remove(*version);
+        }
+        if !gone.is_empty() {
+            self.keep_modules();
+        }
+    }
+
+    /// Tells which modules are still wanted on disk.
+    fn keep_modules(&self) {
+        let listed = self.catalog.policies().map(|(manifest, _)| manifest.version);
+        let kept = listed.chain(self.bound()).collect();
+        // The loader ends only with the gateway.
+        let _ = self.feeds.modules.send(Wish::Keep(kept));
     }
 
     fn publish_rules(&self) {

@@ -6,13 +6,15 @@
 
 use crate::disk::Disk;
 use crate::keeper::Command;
+use crate::signature::Trust;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use meridian_model::names::{PolicyName, PolicyVersion};
-use meridian_policies::MAX_MODULE_BYTES;
+use meridian_policies::{MAX_MODULE_BYTES, standard_of};
 use meridian_registry::limits::MAX_CHUNK_BYTES;
 use meridian_registry::{Registry, RegistryError};
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,8 +29,28 @@ const MAX_CHUNKS: u32 = 256;
 pub type Compile = Arc<dyn Fn(PolicyVersion, Bytes) -> Result<(), NotRunnable> + Send + Sync>;
 /// Whether a version can be run already.
 pub type IsRunnable = Arc<dyn Fn(PolicyVersion) -> bool + Send + Sync>;
-/// A manifest: the policy's name, the version, and in how many chunks the registry has it.
-pub type Wanted = (PolicyName, PolicyVersion, u32);
+
+/// What is asked of the loader.
+#[derive(Debug)]
+pub enum Wish {
+    /// Make a version runnable, and keep its module on disk.
+    Load(Wanted),
+    /// Of all modules on disk, these are still wanted.
+    Keep(BTreeSet<PolicyVersion>),
+}
+
+/// What a manifest says of a version.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The policy's name.
+    pub name: PolicyName,
+    /// Which version.
+    pub version: PolicyVersion,
+    /// In how many chunks the registry has it.
+    pub chunks: u32,
+    /// The signature that it was let in with.
+    pub signature: Option<String>,
+}
 
 /// Counters for the metrics.
 #[derive(Debug, Default)]
@@ -57,14 +79,15 @@ pub struct Loader {
     pub compile: Compile,
     /// Knows which are.
     pub is_runnable: IsRunnable,
+    /// Whose signature a module needs, to be run here.
+    pub trust: Trust,
     /// What it counts.
     pub stats: Arc<LoaderStats>,
 }
 
 /// A version that is wanted.
 struct Pending {
-    name: PolicyName,
-    chunks: u32,
+    wanted: Wanted,
     source: Source,
     due: Instant,
     delays: ExponentialBackoff,
@@ -96,13 +119,13 @@ pub enum NotRunnable {
 }
 
 impl Loader {
-    /// Takes manifests until the channel ends.
-    pub async fn run(self, mut wanted: mpsc::UnboundedReceiver<Wanted>) {
+    /// Takes wishes until the channel ends.
+    pub async fn run(self, mut wishes: mpsc::UnboundedReceiver<Wish>) {
         let mut pending = BTreeMap::new();
         loop {
             // Everything that was said is heard before the next piece of work is chosen.
-            while let Ok(manifest) = wanted.try_recv() {
-                self.note(&mut pending, manifest);
+            while let Ok(wish) = wishes.try_recv() {
+                self.take(&mut pending, wish).await;
             }
             self.stats.waiting.store(pending.len() as u64, Ordering::Relaxed);
             let now = Instant::now();
@@ -111,15 +134,15 @@ impl Loader {
                 if !self.attempt(&mut pending, version).await {
                     return;
                 }
-                if wanted.is_closed() && wanted.is_empty() {
+                if wishes.is_closed() && wishes.is_empty() {
                     return;
                 }
                 continue;
             }
             let soonest = pending.values().map(|p| p.due).min();
             tokio::select! {
-                manifest = wanted.recv() => match manifest {
-                    Some(manifest) => self.note(&mut pending, manifest),
+                wish = wishes.recv() => match wish {
+                    Some(wish) => self.take(&mut pending, wish).await,
                     None => return,
                 },
                 () = until(soonest) => {}
@@ -127,30 +150,68 @@ impl Loader {
         }
     }
 
-    fn note(&self, pending: &mut BTreeMap<PolicyVersion, Pending>, (name, version, chunks): Wanted) {
+    async fn take(&self, pending: &mut BTreeMap<PolicyVersion, Pending>, wish: Wish) {
+        match wish {
+            Wish::Load(wanted) => self.note(pending, wanted),
+            Wish::Keep(kept) => {
+                pending.retain(|version, _| kept.contains(version));
+                let disk = Arc::clone(&self.disk);
+                match tokio::task::spawn_blocking(move || disk.prune_modules(&kept)).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, "modules that nobody wants stay on disk"),
+                    Err(failed) => tracing::warn!(%failed, "modules that nobody wants stay on disk"),
+                }
+            }
+        }
+    }
+
+    fn note(&self, pending: &mut BTreeMap<PolicyVersion, Pending>, wanted: Wanted) {
+        if let Err(reason) = self.check_signature(&wanted) {
+            self.stats.given_up.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(policy = %wanted.name, version = %wanted.version, reason, "the policy is not run");
+            return;
+        }
         let due = Instant::now();
-        // A manifest that is seen again is news of the registry: it is there, so there is no reason to wait.
-        pending.entry(version).and_modify(|p| (p.chunks, p.due) = (chunks, due)).or_insert_with(|| Pending {
-            name,
-            chunks,
-            source: Source::Disk,
-            due,
-            delays: delays(),
-        });
+        match pending.entry(wanted.version) {
+            // A manifest that is seen again is news of the registry: it is there, so there is no reason to wait.
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                (known.wanted, known.due) = (wanted, due);
+            }
+            Entry::Vacant(place) => {
+                place.insert(Pending { wanted, source: Source::Disk, due, delays: delays() });
+            }
+        }
+    }
+
+    /// What the door asks for holds for what came in before it did, or by another gateway. The standard modules are this
+    /// program's own.
+    fn check_signature(&self, wanted: &Wanted) -> Result<(), String> {
+        let own = standard_of(wanted.version).is_some();
+        if own || !self.trust.is_required() {
+            return Ok(());
+        }
+        let undo =
+            "policies.trusted_keys asks for one; upload the module again, with its signature, to run it here";
+        let Some(signature) = &wanted.signature else {
+            return Err(format!("it was stored without a signature, and {undo}"));
+        };
+        let verified = self.trust.verify(wanted.version, signature);
+        verified.map(drop).map_err(|error| format!("{error}, and {undo}"))
     }
 
     /// One step for `version`; `false` if nobody is left to tell.
     async fn attempt(&self, pending: &mut BTreeMap<PolicyVersion, Pending>, version: PolicyVersion) -> bool {
-        let Some(wanted) = pending.get_mut(&version) else { return true };
-        let found = match wanted.source {
+        let Some(at) = pending.get_mut(&version) else { return true };
+        let found = match at.source {
             Source::Disk => match self.look(version).await {
                 Found::Nothing => {
-                    wanted.source = Source::Registry;
+                    at.source = Source::Registry;
                     return true;
                 }
                 found => Ok(found),
             },
-            Source::Registry => self.fetch(version, wanted.chunks).await.map(Found::Module),
+            Source::Registry => self.fetch(version, at.wanted.chunks).await.map(Found::Module),
         };
         let prepared = match found {
             Ok(Found::Module(module)) if !(self.is_runnable)(version) => self.prepare(version, module).await,
@@ -163,19 +224,19 @@ impl Loader {
         match prepared {
             Ok(()) => {
                 self.stats.prepared.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(policy = %wanted.name, %version, "the policy can be run");
+                tracing::info!(policy = %at.wanted.name, %version, "the policy can be run");
                 pending.remove(&version);
                 return self.commands.send(Command::Prepared(version)).await.is_ok();
             }
             Err(NotRunnable::ForNow(reason)) => {
                 self.stats.retries.fetch_add(1, Ordering::Relaxed);
-                let delay = wanted.delays.next().unwrap_or(MAX_DELAY);
-                tracing::debug!(policy = %wanted.name, %version, reason, ?delay, "a module cannot be fetched yet");
-                wanted.due = Instant::now() + delay;
+                let delay = at.delays.next().unwrap_or(MAX_DELAY);
+                tracing::debug!(policy = %at.wanted.name, %version, reason, ?delay, "a module cannot be fetched yet");
+                at.due = Instant::now() + delay;
             }
             Err(NotRunnable::ForGood(reason)) => {
                 self.stats.given_up.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(policy = %wanted.name, %version, reason, "the policy cannot be run");
+                tracing::warn!(policy = %at.wanted.name, %version, reason, "the policy cannot be run");
                 pending.remove(&version);
             }
         }
@@ -285,13 +346,29 @@ pub async fn store_module(
     Ok(number)
 }
 
+/// Whether the registry has all chunks of a version; not whether they are whole.
+///
+/// # Errors
+/// The registry's.
+pub async fn is_stored(
+    registry: &dyn Registry,
+    version: PolicyVersion,
+    chunks: u32,
+) -> Result<bool, RegistryError> {
+    for number in 0..chunks.min(MAX_CHUNKS) {
+        if registry.get_chunk(version, number).await?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use meridian_model::names::GatewayId;
     use meridian_registry::embedded::EmbeddedRegistry;
     use meridian_registry::{Committed, Event, Key, Known, Membership, Revision, Stored, Write};
-    use std::collections::BTreeSet;
     use std::sync::Mutex;
     use std::sync::atomic::AtomicBool;
     use tempfile::TempDir;
@@ -354,7 +431,7 @@ mod tests {
         dir: TempDir,
         registry: Arc<Linked>,
         disk: Arc<Disk>,
-        wanted: mpsc::UnboundedSender<Wanted>,
+        wanted: mpsc::UnboundedSender<Wish>,
         prepared: mpsc::Receiver<Command>,
         compiled: Arc<Mutex<Vec<PolicyVersion>>>,
         runnable: Arc<Mutex<BTreeSet<PolicyVersion>>>,
@@ -364,6 +441,10 @@ mod tests {
 
     /// Compiles everything but what begins with `refuse` or `panic`.
     fn world() -> World {
+        world_that_trusts(Trust::default())
+    }
+
+    fn world_that_trusts(trust: Trust) -> World {
         let dir = tempfile::tempdir().unwrap();
         let region = "eu-central-1".parse().unwrap();
         let registry = EmbeddedRegistry::open(None, &region).unwrap();
@@ -389,6 +470,7 @@ mod tests {
                 Ok(())
             }),
             is_runnable: Arc::new(move |version| seen.lock().unwrap().contains(&version)),
+            trust,
             stats: Arc::clone(&stats),
         };
         let running = tokio::spawn(loader.run(receiver));
@@ -397,7 +479,12 @@ mod tests {
 
     impl World {
         fn want(&self, version: PolicyVersion, chunks: u32) {
-            self.wanted.send(("canary".parse().unwrap(), version, chunks)).unwrap();
+            self.want_signed(version, chunks, None);
+        }
+
+        fn want_signed(&self, version: PolicyVersion, chunks: u32, signature: Option<String>) {
+            let wanted = Wanted { name: "canary".parse().unwrap(), version, chunks, signature };
+            self.wanted.send(Wish::Load(wanted)).unwrap();
         }
 
         async fn prepared(&mut self) -> PolicyVersion {
@@ -521,6 +608,47 @@ mod tests {
         running.await.unwrap();
         assert_eq!(world.disk.load_module(uploaded).as_deref(), Some(&b"uploaded here"[..]));
         assert_eq!(*world.compiled.lock().unwrap(), [other]);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_any_more_leaves_the_disk_and_is_not_waited_for() {
+        let mut world = world();
+        let (kept, chunks) = world.store("kept").await;
+        world.want(kept, chunks);
+        let (deleted, chunks) = world.store("deleted").await;
+        world.want(deleted, chunks);
+        assert_eq!((world.prepared().await, world.prepared().await), (kept, deleted));
+        world.registry.is_cut.store(true, Ordering::SeqCst);
+        let (waiting, chunks) = world.store("waiting").await;
+        world.want(waiting, chunks);
+        world.counted(1, |stats| &stats.retries).await;
+        world.wanted.send(Wish::Keep(BTreeSet::from([kept]))).unwrap();
+        let World { wanted, running, disk, stats, .. } = world;
+        drop(wanted);
+        running.await.unwrap();
+        assert!(disk.has_module(kept) && !disk.has_module(deleted));
+        assert_eq!(stats.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    /// What was stored before keys were named, or past the door, does not run.
+    #[tokio::test]
+    async fn where_keys_are_trusted_only_what_they_signed_is_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let (key, trust) = crate::signature::for_tests(directory.path());
+        let mut world = world_that_trusts(trust);
+        let (unsigned, chunks) = world.store("unsigned").await;
+        world.want(unsigned, chunks);
+        let (signed, chunks) = world.store("signed").await;
+        let signature = key.sign(signed).unwrap().to_string();
+        world.want_signed(unsigned, 1, Some(signature.clone()));
+        world.want_signed(signed, chunks, Some(signature));
+        assert_eq!(world.prepared().await, signed);
+        world.given_up(2).await;
+        assert_eq!(*world.compiled.lock().unwrap(), [signed]);
+        // Uploaded again with its signature, it is.
+        let signature = key.sign(unsigned).unwrap().to_string();
+        world.want_signed(unsigned, 1, Some(signature));
+        assert_eq!(world.prepared().await, unsigned);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::recorder::Recorder;
 use crate::signature::Trust;
+use crate::steward::StewardStats;
 use meridian_model::load::Beat;
 use meridian_model::names::{GatewayId, Namespace, RegionName, ZoneName};
 use meridian_model::rollout::Settings;
@@ -57,6 +58,8 @@ pub struct Region {
     pub stop: CancellationToken,
     /// Lookups for replay.
     pub recorder: Arc<Recorder>,
+    /// What became of versions that were tried or had yet to soak.
+    pub steward: Arc<StewardStats>,
     hub: Hub,
     metrics: OnceLock<Metrics>,
 }
@@ -122,6 +125,7 @@ impl Region {
             keeper: parts.keeper,
             stop: parts.stop,
             recorder: Arc::default(),
+            steward: Arc::default(),
             hub: Hub::new(this.clone(), parts.runtime, parts.watch_stats),
             metrics: OnceLock::new(),
         })

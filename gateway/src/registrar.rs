@@ -13,7 +13,7 @@ use meridian_model::registration::{FieldError, MAX_WEIGHT, Registration, RenewBy
 use meridian_model::status::{CheckVerdict, Declared, Status};
 use meridian_model::time::UnixMillis;
 use meridian_registry::record::{self, Record};
-use meridian_registry::{Change, Condition, Key, RegistryError, Revision, Stored, Write};
+use meridian_registry::{Change, Committed, Condition, Key, RegistryError, Revision, Stored, Write};
 use serde::Deserialize;
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
@@ -497,10 +497,19 @@ impl Region {
         change: Change,
         deed: Deed<'_>,
     ) -> Result<Result<Revision, Option<Stored>>, Problem> {
-        let mut changes = vec![change];
-        changes.extend(self.entry(identity, deed).change());
-        let committed = self.registry.commit(Write { conditions: vec![condition], changes }).await?;
-        Ok(first_conflict(committed))
+        let write = Write { conditions: vec![condition], changes: vec![change] };
+        Ok(first_conflict(self.commit(identity, write, deed).await?))
+    }
+
+    /// Writes along with its history entry.
+    pub(crate) async fn commit(
+        &self,
+        identity: &Identity,
+        mut write: Write,
+        deed: Deed<'_>,
+    ) -> Result<Committed, Problem> {
+        write.changes.extend(self.entry(identity, deed).change());
+        Ok(self.registry.commit(write).await?)
     }
 }
 

@@ -255,12 +255,25 @@ pub fn kept(manifest: &Map<String, Value>) -> Option<&Value> {
     manifest.get(MEMBER)
 }
 
+/// The signature that a manifest keeps, as it travels.
+#[must_use]
+pub fn value(manifest: &Map<String, Value>) -> Option<String> {
+    kept(manifest)?.get("value")?.as_str().map(str::to_owned)
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, SignatureError> {
     let mut bytes = Vec::new();
     std::fs::File::open(file)
         .and_then(|opened| opened.take(MAX_KEY_FILE_BYTES).read_to_end(&mut bytes))
         .map_err(|error| SignatureError::Unreadable(file.display().to_string(), error.to_string()))?;
     Ok(bytes)
+}
+
+/// A key, and a region that trusts nobody else.
+#[cfg(test)]
+pub(crate) fn for_tests(directory: &Path) -> (SigningKey, Trust) {
+    let [(private, public), _] = tests::keys(directory);
+    (SigningKey::read(&private).unwrap(), Trust::read(&[public]).unwrap())
 }
 
 #[cfg(test)]
@@ -276,7 +289,7 @@ mod tests {
     }
 
     /// The files of a key and its public half, of both kinds.
-    fn keys(directory: &Path) -> [(PathBuf, PathBuf); 2] {
+    pub(super) fn keys(directory: &Path) -> [(PathBuf, PathBuf); 2] {
         let edwards = Ed25519KeyPair::generate().unwrap();
         let point = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let public = |prefix: &[u8], key: &[u8]| [prefix, key].concat();

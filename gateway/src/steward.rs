@@ -8,14 +8,16 @@ use crate::clock;
 use crate::history::{Actor, Entry, value_of};
 use crate::region::Region;
 use meridian_model::binding::{Activation, Binding, Bound, Candidate, Source};
-use meridian_model::disabled::why_not;
-use meridian_model::names::{Namespace, ServiceName};
-use meridian_model::rollout::{Evidence, Return, Settings, Trial, Verdict, judge, objection};
+use meridian_model::disabled::{Switches, why_not};
+use meridian_model::names::{GatewayId, Namespace, ServiceName};
+use meridian_model::rollout::{
+    Cause, Evidence, Return, Settings, Trial, Verdict, is_to_be_told, judge, objection,
+};
 use meridian_model::time::UnixMillis;
 use meridian_policies::{Example, Host, Observation, Seen};
 use meridian_registry::{Change, Committed, Condition, Key, Revision, Write, record};
 use serde_json::{Value, json};
-use smol_str::format_smolstr;
+use smol_str::{SmolStr, format_smolstr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,16 +34,32 @@ pub type Place = (Namespace, Option<ServiceName>);
 /// Counters for the metrics.
 #[derive(Debug, Default)]
 pub struct StewardStats {
-    /// Candidates given up and active versions replaced.
-    pub rolled_back: AtomicU64,
+    /// Candidates given up and active versions replaced, in the order of [`Cause::ALL`].
+    rolled_back: [AtomicU64; Cause::ALL.len()],
     /// Versions that became known to be good.
     pub soaked: AtomicU64,
-    /// First failures of versions told to the region.
+    /// Failures of versions told to the region.
     pub reported: AtomicU64,
     /// Decisions that could not be written, or that somebody else had written already.
     pub unwritten: AtomicU64,
     /// Bindings that are observed, now.
     pub observed: AtomicU64,
+}
+
+impl StewardStats {
+    /// Something was rolled back.
+    pub fn count_rollback(&self, cause: Cause) {
+        for (counter, counted) in self.rolled_back.iter().zip(Cause::ALL) {
+            counter.fetch_add(u64::from(counted == cause), Ordering::Relaxed);
+        }
+    }
+
+    /// How often something was rolled back, by cause.
+    #[must_use]
+    pub fn rollbacks(&self) -> Vec<(&'static str, u64)> {
+        let counted = self.rolled_back.iter().zip(Cause::ALL);
+        counted.map(|(counter, cause)| (cause.as_str(), counter.load(Ordering::Relaxed))).collect()
+    }
 }
 
 /// What was seen under one binding.
@@ -102,15 +120,17 @@ impl Sight {
         settings: &Settings,
     ) -> Verdict {
         let verdict = judge(trial, whole, settings);
-        if matches!(verdict, Verdict::RollBack(_)) || self.services.len() < 2 {
+        if matches!(verdict, Verdict::RollBack(..)) || self.services.len() < 2 {
             return verdict;
         }
         let each = self.services.iter().filter_map(|observation| Some((observation, of(observation)?)));
         let worst = each.filter_map(|(observation, seen)| match judge(trial, &seen.evidence, settings) {
-            Verdict::RollBack(why) => Some(format_smolstr!("{}: {why}", observation.service)),
+            Verdict::RollBack(cause, why) => {
+                Some(Verdict::RollBack(cause, format_smolstr!("{}: {why}", observation.service)))
+            }
             Verdict::Wait | Verdict::Good => None,
         });
-        worst.into_iter().next().map_or(verdict, Verdict::RollBack)
+        worst.into_iter().next().unwrap_or(verdict)
     }
 
     /// What speaks against promoting this candidate, by what this gateway saw and what others reported.
@@ -195,60 +215,93 @@ pub async fn look(host: &Host) -> BTreeMap<Place, Sight> {
 }
 
 /// What is to be written, and why.
+#[derive(Debug)]
 struct Deed {
-    action: &'static str,
-    reason: String,
+    kind: Kind,
+    reason: SmolStr,
     after: Binding,
 }
 
-/// Judges one binding. At most one thing is done at a time; the next look sees the rest.
-fn decide(region: &Region, binding: &Binding, sight: &Sight) -> Option<Deed> {
-    let now = clock::unix_now();
-    let rules = region.directory.rules();
-    // What must not run has nothing to show, and what it showed before says nothing of it now.
-    let may_run = |bound: &Bound| why_not(&rules.switches, bound.version).is_none();
-    if let Some(candidate) = binding.candidate.as_ref().filter(|candidate| may_run(&candidate.bound))
-        && let Some(evidence) = sight.candidate_of(candidate)
-    {
-        let trial = Trial::Candidate(candidate.stage);
-        match sight.judge(trial, evidence, |o| o.candidate.as_ref(), &region.rollout) {
-            Verdict::RollBack(why) => {
-                let after = binding.roll_back(Return::Good, may_run, now).ok()?;
-                return Some(Deed { action: "rollback", reason: format!("candidate: {why}"), after });
+/// What is done to a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    RollBack(Cause),
+    /// The region is told of a failure of the candidate,
+    ReportCandidate,
+    /// or of the active version, the last of so many here.
+    ReportActive(u64),
+    Soak,
+}
+
+impl Kind {
+    fn action(self) -> &'static str {
+        match self {
+            Self::RollBack(_) => "rollback",
+            Self::ReportCandidate | Self::ReportActive(_) => "report",
+            Self::Soak => "soak",
+        }
+    }
+}
+
+/// By what a gateway judges, besides what it saw.
+struct Court<'a> {
+    me: &'a GatewayId,
+    settings: &'a Settings,
+    switches: &'a Switches,
+    now: UnixMillis,
+}
+
+impl Court<'_> {
+    /// Judges one binding of whose active version `told` failures were told before. At most one thing is done at a time; the
+    /// next look sees the rest.
+    fn decide(&self, binding: &Binding, sight: &Sight, told: u64) -> Option<Deed> {
+        // What must not run has nothing to show, and what it showed before says nothing of it now.
+        let may_run = |bound: &Bound| why_not(self.switches, bound.version).is_none();
+        let seen_here = |evidence: &Evidence| format_smolstr!("{} at {}", evidence.last_fault, self.me);
+        if let Some(candidate) = binding.candidate.as_ref().filter(|candidate| may_run(&candidate.bound))
+            && let Some(evidence) = sight.candidate_of(candidate)
+        {
+            let trial = Trial::Candidate(candidate.stage);
+            if let Verdict::RollBack(cause, why) =
+                sight.judge(trial, evidence, |o| o.candidate.as_ref(), self.settings)
+            {
+                let after = binding.roll_back(Return::Good, may_run, self.now).ok()?;
+                let reason = format_smolstr!("candidate: {why}");
+                return Some(Deed { kind: Kind::RollBack(cause), reason, after });
             }
-            Verdict::Wait | Verdict::Good => {}
+            if evidence.faults > 0 && candidate.fault.is_empty() {
+                let candidate = Candidate { fault: seen_here(evidence), ..candidate.clone() };
+                let after = Binding { candidate: Some(candidate), ..binding.clone() };
+                return Some(Deed {
+                    kind: Kind::ReportCandidate,
+                    reason: evidence.last_fault.clone(),
+                    after,
+                });
+            }
         }
-        if evidence.faults > 0 && candidate.fault.is_empty() {
-            let fault = format_smolstr!("{} at {}", evidence.last_fault, region.me);
-            let candidate = Candidate { fault, ..candidate.clone() };
-            let after = Binding { candidate: Some(candidate), ..binding.clone() };
-            return Some(Deed { action: "report", reason: evidence.last_fault.to_string(), after });
+        if binding.activation.soaked || !may_run(&binding.active) {
+            return None;
         }
-    }
-    if binding.activation.soaked || !may_run(&binding.active) {
-        return None;
-    }
-    let evidence = sight.active_of(binding)?;
-    let activation = binding.activation;
-    let age = now.since(activation.since.max(activation.failed_at));
-    let age_millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-    let trial = Trial::Active { way: activation.way, age_millis };
-    match sight.judge(trial, evidence, |o| Some(&o.active), &region.rollout) {
-        // The first failure is told to the region: whoever saw none must not find the version good over it.
-        Verdict::Wait if evidence.faults > 0 && activation.failed_at.0 == 0 => {
-            let activation = Activation { failed_at: now, ..activation };
+        let evidence = sight.active_of(binding)?;
+        let activation = &binding.activation;
+        let age = self.now.since(activation.since.max(activation.failed_at));
+        let age_millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let trial = Trial::Active { way: activation.way, age_millis };
+        let verdict = sight.judge(trial, evidence, |o| Some(&o.active), self.settings);
+        let soaks = verdict == Verdict::Good;
+        if let Verdict::RollBack(cause, reason) = verdict {
+            let after = binding.roll_back_active(Return::Good, may_run, self.now).ok()?;
+            return Some(Deed { kind: Kind::RollBack(cause), reason, after });
+        }
+        // Before it is found to be good: whoever saw no failure must not find that over those that others saw.
+        if is_to_be_told(activation, evidence, told, self.settings, self.now) {
+            let (failed_at, fault) = (self.now, seen_here(evidence));
+            let activation = Activation { failed_at, fault, ..activation.clone() };
             let after = Binding { activation, ..binding.clone() };
-            Some(Deed { action: "report", reason: evidence.last_fault.to_string(), after })
+            let kind = Kind::ReportActive(evidence.faults);
+            return Some(Deed { kind, reason: evidence.last_fault.clone(), after });
         }
-        Verdict::Wait => None,
-        Verdict::Good => Some(Deed { action: "soak", reason: String::new(), after: binding.soaked() }),
-        Verdict::RollBack(why) => {
-            // The candidate was tried beside what turns out to be bad; it stays to be tried beside what was good.
-            let alone = Binding { candidate: None, ..binding.clone() };
-            let back = alone.roll_back(Return::Good, may_run, now).ok()?;
-            let after = Binding { candidate: binding.candidate.clone(), ..back };
-            Some(Deed { action: "rollback", reason: why.to_string(), after })
-        }
+        soaks.then(|| Deed { kind: Kind::Soak, reason: SmolStr::default(), after: binding.soaked() })
     }
 }
 
@@ -259,9 +312,9 @@ async fn write(region: &Region, place: &Place, before: &Binding, modified: u64, 
     let entry = Entry {
         at: clock::unix_now(),
         actor: Actor::guardian(&region.me),
-        action: deed.action.to_owned(),
+        action: deed.kind.action().to_owned(),
         target: format!("{}/{service}", place.0),
-        reason: deed.reason.clone(),
+        reason: deed.reason.to_string(),
         gateway: region.me.to_string(),
         before: value_of(Some(before)),
         after: value_of(Some(&deed.after)),
@@ -272,7 +325,7 @@ async fn write(region: &Region, place: &Place, before: &Binding, modified: u64, 
     };
     match region.registry.commit(write).await {
         Ok(Committed::Applied(revision)) => {
-            tracing::info!(binding = %format_args!("{}/{service}", place.0), action = deed.action, reason = deed.reason,
+            tracing::info!(binding = %format_args!("{}/{service}", place.0), action = deed.kind.action(), reason = %deed.reason,
                 "the steward changed a binding");
             region.applied(revision).await;
             true
@@ -286,24 +339,134 @@ async fn write(region: &Region, place: &Place, before: &Binding, modified: u64, 
 }
 
 /// Looks and acts until the gateway ends.
-pub async fn run(region: Arc<Region>, stats: Arc<StewardStats>) {
+pub async fn run(region: Arc<Region>) {
+    let stats = &region.steward;
     let mut looks = tokio::time::interval(EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Since when the active version of a place answers, and how many of its failures were told.
+    let mut told: BTreeMap<Place, (UnixMillis, u64)> = BTreeMap::new();
     loop {
         looks.tick().await;
         let sights = look(&region.host).await;
         stats.observed.store(sights.len() as u64, Ordering::Relaxed);
+        told.retain(|place, _| sights.contains_key(place));
         for (place, sight) in &sights {
-            let found = region.directory.rules().bindings.get(place).cloned();
-            let Some((binding, modified)) = found else { continue };
-            let Some(deed) = decide(&region, &binding, sight) else { continue };
-            let counter = match deed.action {
-                _ if !write(&region, place, &binding, modified, &deed).await => &stats.unwritten,
-                "soak" => &stats.soaked,
-                "report" => &stats.reported,
-                _ => &stats.rolled_back,
+            let rules = region.directory.rules();
+            let Some((binding, modified)) = rules.bindings.get(place) else { continue };
+            let court = Court {
+                me: &region.me,
+                settings: &region.rollout,
+                switches: &rules.switches,
+                now: clock::unix_now(),
             };
-            counter.fetch_add(1, Ordering::Relaxed);
+            let since = binding.activation.since;
+            let before = told.get(place).filter(|(of, _)| *of == since).map_or(0, |(_, told)| *told);
+            let Some(deed) = court.decide(binding, sight, before) else { continue };
+            if !write(&region, place, binding, *modified, &deed).await {
+                stats.unwritten.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            match deed.kind {
+                Kind::RollBack(cause) => stats.count_rollback(cause),
+                Kind::Soak => drop(stats.soaked.fetch_add(1, Ordering::Relaxed)),
+                Kind::ReportCandidate => drop(stats.reported.fetch_add(1, Ordering::Relaxed)),
+                Kind::ReportActive(faults) => {
+                    stats.reported.fetch_add(1, Ordering::Relaxed);
+                    told.insert(place.clone(), (since, faults));
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_model::names::{PolicyVersion, ServiceKey};
+    use meridian_model::rollout::Terms;
+
+    fn bound(name: &str) -> Bound {
+        let version = PolicyVersion::of(name.as_bytes());
+        Bound { policy: "p".parse().unwrap(), version, config: SmolStr::default() }
+    }
+
+    /// What was seen of the active version of a binding.
+    fn sight(binding: &Binding, faults: u64, clean: u64) -> Sight {
+        let evidence = Evidence {
+            lookups: faults + clean,
+            answered: faults + clean,
+            clean,
+            faults,
+            last_fault: "trap".into(),
+            ..Evidence::default()
+        };
+        let seen = Seen {
+            bound: binding.active.clone(),
+            since: binding.activation.since,
+            evidence,
+            examples: vec![],
+        };
+        let mut sight = Sight::default();
+        sight.add(Observation {
+            service: ServiceKey::new("default".parse().unwrap(), "orders-api".parse().unwrap()),
+            source: Source::Own,
+            active: seen,
+            candidate: None,
+        });
+        sight
+    }
+
+    struct Gateway {
+        me: GatewayId,
+        settings: Settings,
+        told: u64,
+    }
+
+    impl Gateway {
+        fn called(me: &str) -> Self {
+            let settings = Settings { soak_millis: 60_000, soak_lookups: 10, ..Settings::default() };
+            Self { me: me.parse().unwrap(), settings, told: 0 }
+        }
+
+        /// What it does at this moment, and what becomes of the binding.
+        fn looks(&mut self, binding: &mut Binding, now: u64, faults: u64, clean: u64) -> Option<Kind> {
+            let (switches, now) = (Switches::default(), UnixMillis(now));
+            let court = Court { me: &self.me, settings: &self.settings, switches: &switches, now };
+            let deed = court.decide(binding, &sight(binding, faults, clean), self.told)?;
+            if let Kind::ReportActive(told) = deed.kind {
+                self.told = told;
+            }
+            *binding = deed.after;
+            Some(deed.kind)
+        }
+    }
+
+    #[test]
+    fn what_fails_now_and_then_at_one_gateway_soaks_at_none() {
+        let former = Binding::new(bound("former"), Terms::default(), UnixMillis(0));
+        let mut binding = former.bind(bound("faulty"), Terms::default(), UnixMillis(1_000));
+        let (mut here, mut there) = (Gateway::called("here"), Gateway::called("there"));
+        // One failure in 50 s, and a soak of 60 s.
+        for faults in 1..10 {
+            let now = 1_000 + faults * 50_000;
+            let kind = there.looks(&mut binding, now, faults, 0);
+            assert_eq!(kind, Some(Kind::ReportActive(faults)), "failure {faults}");
+            assert_eq!(binding.activation.fault, "trap at there");
+            assert_eq!(there.looks(&mut binding, now + 10_000, faults, 100), None, "it is told once");
+            assert_eq!(here.looks(&mut binding, now + 49_000, 0, 1_000), None, "failure {faults}");
+        }
+        let kind = there.looks(&mut binding, 501_000, 10, 0);
+        assert_eq!((kind, binding.active), (Some(Kind::RollBack(Cause::Faults)), bound("former")));
+    }
+
+    #[test]
+    fn what_fails_no_more_soaks_once_its_time_is_over() {
+        let former = Binding::new(bound("former"), Terms::default(), UnixMillis(0));
+        let mut binding = former.bind(bound("new"), Terms::default(), UnixMillis(1_000));
+        let mut there = Gateway::called("there");
+        assert_eq!(there.looks(&mut binding, 50_000, 1, 0), Some(Kind::ReportActive(1)));
+        assert_eq!(there.looks(&mut binding, 109_000, 1, 500), None);
+        assert_eq!(there.looks(&mut binding, 110_000, 1, 500), Some(Kind::Soak));
+        assert!(binding.activation.soaked);
     }
 }

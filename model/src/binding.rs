@@ -169,7 +169,7 @@ pub enum Way {
 }
 
 /// Since when the active one is active, and what is known of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Activation {
     /// When it became active.
@@ -181,9 +181,12 @@ pub struct Activation {
     /// Whether it has soaked: from then on it is known to be good.
     #[serde(default)]
     pub soaked: bool,
-    /// When some gateway of the region first saw it fail; zero for never. The soak counts from there.
+    /// When some gateway of the region last told that it failed; zero for never. The soak counts from there.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_at: UnixMillis,
+    /// That failure in words, and where it was seen; empty for none.
+    #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
+    pub fault: SmolStr,
 }
 
 fn is_zero(at: &UnixMillis) -> bool {
@@ -271,7 +274,11 @@ impl Effective {
             ..chosen.map_or_else(built_in, |binding| Self {
                 active: binding.active.clone(),
                 // Reports of failures change no answer.
-                activation: Activation { failed_at: UnixMillis(0), ..binding.activation },
+                activation: Activation {
+                    failed_at: UnixMillis(0),
+                    fault: SmolStr::default(),
+                    ..binding.activation.clone()
+                },
                 candidate: binding.candidate.clone().map(|c| Candidate { fault: SmolStr::default(), ..c }),
                 before: binding.last_good.first().map(|former| former.bound.clone()),
                 last_good: binding.chain().cloned().collect(),

@@ -48,6 +48,14 @@ impl Binding {
         }
     }
 
+    /// Every version that it names: the active one, what is tried, and the former ones.
+    pub fn versions(&self) -> impl Iterator<Item = &Bound> {
+        let candidate = self.candidate.iter().map(|candidate| &candidate.bound);
+        std::iter::once(&self.active)
+            .chain(candidate)
+            .chain(self.last_good.iter().map(|former| &former.bound))
+    }
+
     /// What answers when the active one cannot: those known to be good, newest first, then the others.
     pub fn chain(&self) -> impl Iterator<Item = &Bound> {
         let (good, others): (Vec<_>, Vec<_>) = self.last_good.iter().partition(|former| former.soaked);
@@ -94,10 +102,24 @@ impl Binding {
         may_run: impl Fn(&Bound) -> bool,
         now: UnixMillis,
     ) -> Result<Self, NotPossible> {
-        let mut next = Self { updated_at: now, ..self.clone() };
-        if next.candidate.take().is_some() {
-            return Ok(next);
+        if self.candidate.is_some() {
+            return Ok(Self { candidate: None, updated_at: now, ..self.clone() });
         }
+        self.roll_back_active(to, may_run, now)
+    }
+
+    /// What answered before answers again, whatever is tried: the candidate stays, to be tried beside that, unless that is
+    /// what it is.
+    ///
+    /// # Errors
+    /// There is no former version that may run.
+    pub fn roll_back_active(
+        &self,
+        to: Return,
+        may_run: impl Fn(&Bound) -> bool,
+        now: UnixMillis,
+    ) -> Result<Self, NotPossible> {
+        let mut next = Self { updated_at: now, ..self.clone() };
         let first = |good: bool| {
             next.last_good.iter().position(|former| (former.soaked || !good) && may_run(&former.bound))
         };
@@ -119,13 +141,14 @@ impl Binding {
             next.last_good.insert(0, Former { bound: gone, soaked: true });
         }
         next.activation = Activation { since: now, way: Way::RolledBack, soaked, ..Activation::default() };
+        next.candidate = next.candidate.filter(|candidate| candidate.bound != next.active);
         Ok(next)
     }
 
     /// The active one is known to be good.
     #[must_use]
     pub fn soaked(&self) -> Self {
-        Self { activation: Activation { soaked: true, ..self.activation }, ..self.clone() }
+        Self { activation: Activation { soaked: true, ..self.activation.clone() }, ..self.clone() }
     }
 
     fn activate(&mut self, active: Bound, way: Way, now: UnixMillis) {
@@ -321,9 +344,38 @@ pub enum Trial {
     Active {
         /// How it became active.
         way: Way,
-        /// For how long it has been, or since some gateway saw it fail, in milliseconds.
+        /// For how long it has been, or since some gateway last told that it failed, in milliseconds.
         age_millis: u64,
     },
+}
+
+/// What a version is rolled back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It failed.
+    Faults,
+    /// It refuses lookups, or gives them nothing.
+    Refused,
+    /// It takes lookups from a zone or region.
+    Shift,
+    /// Somebody wants it so.
+    Operator,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Faults, Self::Refused, Self::Shift, Self::Operator];
+
+    /// In a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Faults => "faults",
+            Self::Refused => "refused",
+            Self::Shift => "shift",
+            Self::Operator => "operator",
+        }
+    }
 }
 
 /// What is to be done.
@@ -333,8 +385,29 @@ pub enum Verdict {
     Wait,
     /// It is known to be good.
     Good,
-    /// It must not go on, for this reason.
-    RollBack(SmolStr),
+    /// It must not go on, for this cause: in a word, and in words.
+    RollBack(Cause, SmolStr),
+}
+
+/// Time between two tellings that the active version failed: it must not become known to be good anywhere while it fails
+/// somewhere, and is not to be written at each failure.
+const TELL_EVERY_MILLIS: u64 = 5_000;
+
+/// Whether a gateway that saw the active version fail is to tell the region.
+///
+/// `told` is how many of its failures it has told already.
+#[must_use]
+pub fn is_to_be_told(
+    activation: &Activation,
+    evidence: &Evidence,
+    told: u64,
+    settings: &Settings,
+    now: UnixMillis,
+) -> bool {
+    let every = TELL_EVERY_MILLIS.min(settings.soak_millis / 2);
+    let is_due =
+        activation.failed_at.0 == 0 || now.since(activation.failed_at).as_millis() >= u128::from(every);
+    evidence.faults > told && is_due
 }
 
 /// Judges a version by what was seen of it.
@@ -351,11 +424,11 @@ pub fn judge(trial: Trial, evidence: &Evidence, settings: &Settings) -> Verdict 
     let max_faults = if staged { settings.max_faults } else { settings.max_faults.saturating_mul(PATIENCE) };
     if evidence.faults > 0 && evidence.faults >= max_faults {
         let text = format_smolstr!("{} faults, the last one {}", evidence.faults, evidence.last_fault);
-        return Verdict::RollBack(text);
+        return Verdict::RollBack(Cause::Faults, text);
     }
     // Where an operator has decided, against the evidence or without any, only failures count.
-    if staged && let Some(why) = worse(evidence, settings) {
-        return Verdict::RollBack(why);
+    if staged && let Some((cause, why)) = worse(evidence, settings) {
+        return Verdict::RollBack(cause, why);
     }
     match trial {
         Trial::Active { age_millis, .. }
@@ -368,26 +441,28 @@ pub fn judge(trial: Trial, evidence: &Evidence, settings: &Settings) -> Verdict 
 }
 
 /// Whether lookups would be worse off.
-fn worse(evidence: &Evidence, settings: &Settings) -> Option<SmolStr> {
+fn worse(evidence: &Evidence, settings: &Settings) -> Option<(Cause, SmolStr)> {
     if evidence.lookups < settings.min_lookups {
         return None;
     }
     let percent = |part: f64| (part * 1000.0).round() / 10.0;
     let rise = evidence.refused_rise();
     if rise > settings.max_refused_rise {
-        return Some(format_smolstr!(
+        let why = format_smolstr!(
             "{} % of lookups would be refused or given nothing that were not before, more than {} %",
             percent(rise),
             percent(settings.max_refused_rise)
-        ));
+        );
+        return Some((Cause::Refused, why));
     }
     let (place, loss) = evidence.shift()?;
     (loss > settings.max_shift).then(|| {
-        format_smolstr!(
+        let why = format_smolstr!(
             "{place} would lose {} % of all lookups at once, more than {} %",
             percent(loss),
             percent(settings.max_shift)
-        )
+        );
+        (Cause::Shift, why)
     })
 }
 
@@ -404,7 +479,7 @@ pub fn objection(evidence: &Evidence, settings: &Settings) -> Option<SmolStr> {
             settings.promote_lookups
         ));
     }
-    worse(evidence, settings)
+    worse(evidence, settings).map(|(_, why)| why)
 }
 
 #[cfg(test)]

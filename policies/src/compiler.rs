@@ -195,8 +195,8 @@ fn elsewhere(mut command: Command, counters: &Counters, module: &[u8]) -> Result
         (heard, status, complaint.join().unwrap_or_default())
     });
     let status = status.map_err(|error| unavailable(&error))?;
-    let at_a_limit = heard.timed_out || lacked_memory(&complaint);
-    if at_a_limit || matches!(status.signal(), Some(SIGXCPU | SIGKILL)) {
+    let at_a_limit = heard.timed_out || heard.nonsense || lacked_memory(&complaint);
+    if at_a_limit || status.signal() == Some(SIGXCPU) {
         counters.compilers_killed.fetch_add(1, Ordering::Relaxed);
     }
     judge(heard, status, &complaint, module.len())
@@ -280,13 +280,16 @@ fn judge(heard: Heard, status: ExitStatus, complaint: &str, module_bytes: usize)
     let no_memory = lacked_memory(complaint);
     let why = match status.signal() {
         _ if heard.timed_out => "it did not end in time".to_owned(),
-        Some(SIGXCPU | SIGKILL) if heard.step.is_none() => {
+        _ if heard.nonsense => "the process said what none may say".to_owned(),
+        // Its limits speak by other signals, and nobody here ended it.
+        Some(SIGKILL) => return Err(killed_from_outside(memory)),
+        Some(SIGXCPU) if heard.step.is_none() => {
             let detail = format!(
                 "compiling took more than {cpu} s of processor time, the limit for {module_bytes} bytes"
             );
             return Err(Rejected::new("compile-limit", detail));
         }
-        Some(SIGXCPU | SIGKILL) => {
+        Some(SIGXCPU) => {
             format!("it took more than {} s of processor time", TRIAL_CPU.as_secs())
         }
         _ if no_memory && heard.step.is_none() => {
@@ -305,6 +308,15 @@ fn judge(heard: Heard, status: ExitStatus, complaint: &str, module_bytes: usize)
         None if heard.timed_out => Err(Rejected::new("compile-limit", why)),
         None => Err(Rejected::new("does-not-compile", format!("the compiler gave up: {why}"))),
     }
+}
+
+/// It says nothing of the module: the memory that a module may take is bounded by other means.
+fn killed_from_outside(memory: u64) -> Rejected {
+    let detail = format!(
+        "the compiling process was killed, most likely by a system that is short of memory: it may need {memory} MiB; make room \
+         and try again"
+    );
+    Rejected::new("gate-unavailable", detail)
 }
 
 /// What the standard library says before it aborts, or the engine where a mapping was refused.

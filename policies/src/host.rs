@@ -239,11 +239,12 @@ impl Host {
         }
     }
 
-    /// Tries a config: opens the policy with it over a small made-up service and admits a caller.
+    /// Tries a config on made-up services and callers, as the gate tries those that a module carries. Takes at most two
+    /// seconds of this thread, ordinarily some 20 ms.
     ///
     /// # Errors
-    /// The fault, mostly [`FaultKind::Open`] with the policy's own words.
-    pub fn try_config(&self, compiled: &Compiled, config: &str) -> Result<(), Fault> {
+    /// The policy's own words, or the check that failed and on what.
+    pub fn try_config(&self, compiled: &Compiled, config: &str) -> Result<(), Rejected> {
         trial::try_config(compiled, config)
     }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Time beyond the trial's own bound until the system ends the process: the trial says better what took so long.
 const GRACE: Duration = Duration::from_secs(2);
+/// Between the soft limit of processor time, whose signal is its own, and the hard one, which kills as anybody may.
+const TOLD_APART: Duration = Duration::from_secs(1);
 /// Standard streams, and images of memories that instances of the trial make.
 const MAX_FILES: u64 = 32;
 
@@ -53,9 +55,13 @@ pub fn policy_compiler(module_bytes: usize, with_trial: bool) -> io::Result<Exit
 
 /// The limits while it compiles; what the trial needs more of is let through by [`leave_compiling`].
 fn enter(module_bytes: usize) -> io::Result<()> {
+    // A machine that is short of memory is to end this process, not a gateway. Where the system does not let it be said, it
+    // chooses by size, as for any other.
+    #[cfg(target_os = "linux")]
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let cpu = limits::compile_cpu(module_bytes);
     let memory = limits::compile_memory(module_bytes);
-    bound(Resource::Cpu, cpu.as_secs(), (cpu + TRIAL_CPU + GRACE).as_secs())?;
+    bound(Resource::Cpu, cpu.as_secs(), (whole_cpu(module_bytes) + TOLD_APART).as_secs())?;
     bound(Resource::Data, memory, memory)?;
     bound(Resource::Core, 0, 0)?;
     // A memory's image is a file without a name; while compiling there is none.
@@ -68,9 +74,13 @@ fn enter(module_bytes: usize) -> io::Result<()> {
 }
 
 fn leave_compiling(module_bytes: usize) -> io::Result<()> {
-    let all = (limits::compile_cpu(module_bytes) + TRIAL_CPU + GRACE).as_secs();
-    bound(Resource::Cpu, all, all)?;
+    let all = whole_cpu(module_bytes);
+    bound(Resource::Cpu, all.as_secs(), (all + TOLD_APART).as_secs())?;
     bound(Resource::Fsize, MAX_MEMORY_BYTES as u64, MAX_MEMORY_BYTES as u64)
+}
+
+fn whole_cpu(module_bytes: usize) -> Duration {
+    limits::compile_cpu(module_bytes) + TRIAL_CPU + GRACE
 }
 
 fn bound(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {

@@ -134,6 +134,9 @@ const MIB: u64 = 1024 * 1024;
 /// that uses all its fuel everywhere does not get through.
 pub(crate) const TRIAL_CPU: Duration = Duration::from_secs(10);
 
+/// The same where a config is tried before it is bound, in the gateway's own process: an ordinary policy takes some 20 ms.
+pub(crate) const BIND_CPU: Duration = Duration::from_secs(2);
+
 /// The net behind processor time: a compiling process may take this many times as long by the clock, since it may have to
 /// wait for its turn on a busy machine.
 pub(crate) const WALL_FACTOR: u32 = 4;

@@ -4,19 +4,21 @@
 //! the same question in two ways.
 
 use crate::cell::{Cell, Handle};
+use crate::compiler::StepWords;
 use crate::contract::{Caller, INTERFACE, Service};
 use crate::corpus::{self, Input};
 use crate::fault::{Fault, FaultKind};
 use crate::gate::Rejected;
 use crate::library::Compiled;
-use crate::limits::{PREPARE_FUEL, ROUTE_FUEL, TRIAL_CPU};
+use crate::limits::{BIND_CPU, PREPARE_FUEL, ROUTE_FUEL, TRIAL_CPU};
 use meridian_model::plan::{self, Plan};
-use meridian_model::policy::case::{Answered, Case};
+use meridian_model::policy::case::{Answered, Case, Expectation};
 use meridian_model::policy::schema::Schema;
 use meridian_model::policy::shown;
 use meridian_model::selection::Words;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use smol_str::SmolStr;
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,10 @@ use std::time::{Duration, Instant};
 const ROUTES: u64 = 16;
 /// Lookups between two times that the same is asked.
 const BETWEEN: u64 = 1_000;
-/// Configs that the corpus is tried with: none, and those of the module's own cases.
+/// Configs that the corpus is tried with: none, those that the module's schema shows, and those of its own cases.
 const MAX_CONFIGS: usize = 6;
+/// Of these, from the schema.
+const MAX_CONFIGS_SHOWN: usize = 2;
 /// Characters of a config that a refusal shows.
 const SHOWN_OF_CONFIG: usize = 80;
 /// Configs that the largest service is tried with.
@@ -98,7 +102,7 @@ pub(crate) fn run(
     schema: Option<&Schema>,
     step: Step<'_>,
 ) -> Result<Findings, Rejected> {
-    let mut trial = Trial { compiled, step, begun: cpu_time(), check: "world", input: String::new() };
+    let mut trial = Trial::new(compiled, TRIAL_CPU, step);
     let mut findings = Findings::default();
     let mut timed = |trial: &mut Trial<'_, '_>,
                      check: &'static str,
@@ -111,46 +115,65 @@ pub(crate) fn run(
         findings.checks.push(Check { name: check.into(), outcome: outcome.into(), millis, inputs });
         Ok::<_, Rejected>(())
     };
-    let (inputs, configs) = (corpus::inputs(), configs(cases));
+    let (inputs, configs) = (corpus::inputs(), configs(cases, schema));
     let mut answers = Vec::new();
     let mut costs = Vec::new();
     timed(&mut trial, "world", &mut |trial| trial.cell("", "an instance").map(|_| 1))?;
     timed(&mut trial, "test-cases", &mut |trial| trial.cases(cases, schema))?;
     timed(&mut trial, "corpus", &mut |trial| trial.corpus(&inputs, &configs, &mut answers))?;
-    timed(&mut trial, "purity", &mut |trial| trial.purity(&inputs, &configs, &answers))?;
     let first_that_answers = answers
         .iter()
         .position(|answers| answers.iter().flatten().any(|answer| matches!(answer, Answer::Plans(..))));
+    let words = match answers.first().and_then(|inputs| inputs.first()).and_then(|input| input.first()) {
+        Some(Answer::Words(words)) => words.clone(),
+        _ => "answered".into(),
+    };
+    // One that carries no config may be as good as any: it is tried with the one that it is bound with.
+    let answers_a_case = || cases.iter().any(|case| !matches!(case.expect, Expectation::Refused(_)));
+    if configs.len() > 1 && first_that_answers.is_none() && !answers_a_case() {
+        return Err(trial.unproven(&words));
+    }
+    timed(&mut trial, "purity", &mut |trial| trial.purity(&inputs, &configs, &answers))?;
     let config = first_that_answers.and_then(|at| configs.get(at)).cloned();
     timed(&mut trial, "time", &mut |trial| match &config {
         Some(config) => trial.time(config, &mut costs),
         None => Ok(0),
     })?;
-    findings.trial = match answers.first().and_then(|inputs| inputs.first()).and_then(|input| input.first()) {
-        Some(Answer::Words(words)) => words.clone(),
-        _ => "answered".into(),
-    };
+    findings.trial = words;
     findings.costs = costs;
     Ok(findings)
 }
 
-/// Opens the policy with `config` over an ordinary service, for whoever wants to bind it.
-pub(crate) fn try_config(compiled: &Compiled, config: &str) -> Result<(), Fault> {
-    let (service, caller) = (corpus::ordinary(), corpus::neighbour());
-    let mut cell = Cell::new(compiled)?;
-    let router = cell.open(config, &Service::shown(&service))?;
-    consult(&mut cell, router, &service, &caller).map(|_| ())
+/// Tries a config for whoever wants to bind it, as those that a module carries are tried at the gate: whatever the corpus
+/// shows, but for the largest services. The policy has to answer an ordinary service with it.
+pub(crate) fn try_config(compiled: &Compiled, config: &str) -> Result<(), Rejected> {
+    let mut step = |_: &'static str, _: &str| {};
+    let mut trial = Trial::new(compiled, BIND_CPU, &mut step);
+    trial.config(config).map_err(|fault| match fault.kind {
+        // Its own words need no explanation.
+        FaultKind::Open | FaultKind::Admit => Rejected::new("trial-failed", fault.to_string()),
+        _ => trial.failed(&fault),
+    })
 }
 
-/// The empty one first, then those of the cases, each once.
-fn configs(cases: &[Case]) -> Vec<String> {
+/// The empty one first, then those that the schema shows, then those of the cases, each once.
+fn configs(cases: &[Case], schema: Option<&Schema>) -> Vec<String> {
+    let shown = schema.map(shown_by).unwrap_or_default();
     let mut configs = vec![String::new()];
-    for config in cases.iter().map(Case::config) {
+    for config in shown.into_iter().chain(cases.iter().map(Case::config)) {
         if configs.len() < MAX_CONFIGS && !configs.contains(&config) {
             configs.push(config);
         }
     }
     configs
+}
+
+/// Configs that a schema gives as its default and its examples, and would let pass.
+fn shown_by(schema: &Schema) -> Vec<String> {
+    let examples = schema.value().get("examples").and_then(Value::as_array).into_iter().flatten();
+    let all = schema.value().get("default").into_iter().chain(examples);
+    let fits = |config: &&Value| config.is_object() && schema.errors(config).is_empty();
+    all.filter(fits).take(MAX_CONFIGS_SHOWN).map(Value::to_string).collect()
 }
 
 fn cpu_time() -> Duration {
@@ -260,12 +283,29 @@ struct Trial<'a, 's> {
     compiled: &'a Compiled,
     step: Step<'s>,
     begun: Duration,
+    /// Processor time that it may take.
+    limit: Duration,
     check: &'static str,
     /// What is being tried, for people.
     input: String,
 }
 
-impl Trial<'_, '_> {
+impl<'a, 's> Trial<'a, 's> {
+    fn new(compiled: &'a Compiled, limit: Duration, step: Step<'s>) -> Self {
+        Self { compiled, step, begun: cpu_time(), limit, check: "world", input: String::new() }
+    }
+
+    fn unproven(&self, words: &str) -> Rejected {
+        let why = format!(
+            "it refuses everything ({words}), so that nothing is known of how it answers; give it a test case that it answers, or \
+             its schema a `default` or an example with which it does"
+        );
+        Rejected::at(
+            &StepWords { check: self.check.into(), input: "every config that it carries".into() },
+            &why,
+        )
+    }
+
     fn failed(&self, fault: &Fault) -> Rejected {
         if fault.detail.contains(INTERFACE) || fault.detail.starts_with("type mismatch") {
             return Rejected::new("wrong-world", fault.to_string());
@@ -284,11 +324,25 @@ impl Trial<'_, '_> {
         let config: String = config.chars().take(SHOWN_OF_CONFIG).collect();
         self.input = if config.is_empty() { input.to_owned() } else { format!("{input}, config {config}") };
         (self.step)(self.check, &self.input);
-        if cpu_time().saturating_sub(self.begun) > TRIAL_CPU {
-            let detail = format!("the trial took more than {} s of processor time", TRIAL_CPU.as_secs());
+        if cpu_time().saturating_sub(self.begun) > self.limit {
+            let detail = format!("the trial took more than {} s of processor time", self.limit.as_secs());
             return Err(Fault::new(FaultKind::Time, detail));
         }
         Ok(())
+    }
+
+    fn config(&mut self, config: &str) -> Result<(), Fault> {
+        let (service, caller) = (corpus::ordinary(), corpus::neighbour());
+        self.check = "corpus";
+        let mut cell = self.cell(config, "an ordinary service")?;
+        let router = cell.open(config, &Service::shown(&service))?;
+        let (view, plans) = consult(&mut cell, router, &service, &caller)?;
+        routes(&mut cell, view, plans.len())?;
+        let inputs: Vec<Input> = corpus::inputs().into_iter().filter(|input| !input.is_large).collect();
+        let (configs, mut answers) = ([config.to_owned()], Vec::new());
+        self.corpus(&inputs, &configs, &mut answers)?;
+        self.check = "purity";
+        self.purity(&inputs, &configs, &answers).map(drop)
     }
 
     fn cases(&mut self, cases: &[Case], schema: Option<&Schema>) -> Result<u32, Fault> {

@@ -215,6 +215,27 @@ async fn a_policy_that_answers_differently_each_time_is_not_bound_twice_over() {
     assert_eq!(rejected.code, "trial-failed");
 }
 
+/// A config arms these guests: the gate has seen nothing of it.
+#[tokio::test]
+async fn a_config_is_tried_on_the_corpus_before_it_is_bound() {
+    let host = host();
+    let counts = "(return (i32.rem_u (global.get $calls) (i32.const 2)))";
+    for (guest, check, said) in [
+        (Guest::to_endpoint(0), None, ""),
+        (Guest { open: REFUSE.into(), ..Guest::to_endpoint(0) }, None, "open: not today :("),
+        (Guest { route: TRAP.into(), ..Guest::to_endpoint(0) }, Some("corpus"), "trap"),
+        (Guest { admit: LOOP.into(), ..Guest::to_endpoint(0) }, Some("corpus"), "fuel"),
+        (Guest { route: counts.into(), ..two_plans() }, Some("corpus"), "two plans"),
+    ] {
+        let compiled = host.check(&guest.build()).unwrap().0;
+        host.try_config(&compiled, "").unwrap();
+        let tried = host.try_config(&compiled, "{}");
+        let (found, detail) = tried.err().map(|r| (r.check, r.detail)).unwrap_or_default();
+        assert_eq!(found.as_deref(), check, "{detail}");
+        assert!(detail.contains(said), "{detail}");
+    }
+}
+
 fn two_plans() -> Guest {
     Guest::answering(vec![(5_000, vec![vec![(0, 1)]]), (5_000, vec![vec![(1, 1)]])])
 }

@@ -9,6 +9,10 @@ use meridian_model::names::Namespace;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+/// Where a binding shows its versions.
+const CANDIDATE: &str = "/candidate/version";
+const ACTIVE: &str = "/active/version";
+
 /// Let the candidate answer in place of the active version
 ///
 /// Refused (409 not-proven) while the candidate has failed, has been asked too seldom, or would refuse or move too many
@@ -31,10 +35,14 @@ pub(crate) struct PromoteArguments {
 ///
 /// Takes effect at every gateway of the region within half a second.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  meridian policy rollback orders-api --reason \"latency in zone b\"")]
+#[command(after_help = "Examples:\n  meridian policy rollback orders-api --reason \"latency in zone b\"\n  \
+    meridian policy rollback orders-api --active --reason \"the candidate is not what is wrong\"")]
 pub(crate) struct RollbackArguments {
     #[command(flatten)]
     place: PlaceArguments,
+    /// Roll back the active version, and leave a candidate where it is
+    #[arg(long)]
+    active: bool,
     /// Why, for the history (at most 256 bytes)
     #[arg(long)]
     reason: Option<String>,
@@ -64,7 +72,7 @@ impl PlaceArguments {
 }
 
 pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Result<(), Failure> {
-    let mut body = meant(&arguments.place, global).await?;
+    let mut body = meant(&arguments.place, &[CANDIDATE, ACTIVE], global).await?;
     if arguments.force {
         body.insert("force".to_owned(), json!(true));
     }
@@ -73,17 +81,19 @@ pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Res
 }
 
 pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> Result<(), Failure> {
-    let mut body = meant(&arguments.place, global).await?;
+    let of: &[&str] = if arguments.active { &[ACTIVE] } else { &[CANDIDATE, ACTIVE] };
+    let mut body = meant(&arguments.place, of, global).await?;
     body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
     change(&arguments.place.path("rollback"), body, global).await
 }
 
-/// What is meant is what stands there now: a version that comes in between is not touched.
-async fn meant(place: &PlaceArguments, global: &Global) -> Result<Map<String, Value>, Failure> {
+/// What is meant is what stands there now, in the first of these places where there is something: a version that comes in
+/// between is not touched.
+async fn meant(place: &PlaceArguments, of: &[&str], global: &Global) -> Result<Map<String, Value>, Failure> {
     let connection = Connection::open(global, Role::Operator)?;
     let path = format!("/v1/namespaces/{}/bindings/{}", place.namespace, place.service);
     let binding = connection.get(&path, &[]).await?.body;
-    let version = binding.pointer("/candidate/version").or_else(|| binding.pointer("/active/version"));
+    let version = of.iter().find_map(|at| binding.pointer(at));
     Ok(version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect())
 }
 

@@ -1,7 +1,7 @@
 //! The routes of bindings: which policy answers for a service or a namespace.
 
 use super::instances::{rfc3339, with_etag};
-use super::{bound, request, schema, switches};
+use super::{bound, policies, request, schema, switches};
 use crate::clock;
 use crate::history::value_of;
 use crate::identity::Identity;
@@ -11,20 +11,20 @@ use crate::steward::{self, Sight};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use meridian_model::binding::{
     Binding, Bound, Candidate, Limits, MAX_CONFIG_BYTES, NAMESPACE_DEFAULT, Regions, Stage, Way,
 };
 use meridian_model::names::{Namespace, RegionName, ServiceName};
 use meridian_model::registration::{FieldError, MAX_KEY_BYTES, MAX_PAIRS};
-use meridian_model::rollout::{NotPossible, Return, Terms};
-use meridian_model::time::UnixMillis;
-use meridian_policies::Host;
-use meridian_registry::{Change, Condition, Key, Revision, Stored, record};
+use meridian_model::rollout::{Cause, NotPossible, Return, Terms};
+use meridian_policies::{Host, standard_of};
+use meridian_registry::{Change, Committed, Condition, Key, Revision, Stored, Write, record};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use smol_str::SmolStr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A binding is 64 KiB of config and little else.
@@ -144,8 +144,8 @@ pub struct PromoteBody {
 #[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RollbackBody {
-    /// What is to go, `sha256:…`: the candidate, or the active version where there is none. Another is not rolled back, so
-    /// that a call that comes twice, or late, undoes nothing else.
+    /// What is to go, `sha256:…`: the candidate, or the active version, beside which a candidate stays. Another is not rolled
+    /// back, so that a call that comes twice, or late, undoes nothing else. Without it, the candidate goes, if there is one.
     #[serde(default)]
     version: Option<String>,
     /// Why, for the history.
@@ -218,6 +218,10 @@ fn render(region: &Region, (namespace, service): &Place, binding: &Binding, modi
     active["since"] = json!(rfc3339(activation.since));
     active["way"] = way(activation.way);
     active["soaked"] = json!(activation.soaked);
+    if activation.failed_at.0 > 0 {
+        active["failedAt"] = json!(rfc3339(activation.failed_at));
+        active["fault"] = json!(activation.fault);
+    }
     let candidate = binding.candidate.as_ref().map(|candidate| {
         let mut value = bound::render(region, &candidate.bound);
         value["stage"] = json!(candidate.stage);
@@ -248,7 +252,7 @@ fn render(region: &Region, (namespace, service): &Place, binding: &Binding, modi
     })
 }
 
-/// The binding that results. A candidate beside no binding of its own stands beside what answers now.
+/// The binding that results. Where there was none of its own, it follows or stands beside what answers now.
 fn replace(
     region: &Region,
     place: &Place,
@@ -264,7 +268,8 @@ fn replace(
         let active = wanted.bound.clone();
         return Ok(match before {
             Some(before) => before.bind(active, terms, now),
-            None => Binding::new(active, terms, now),
+            // What answered so far is what it returns to, by itself or by one call.
+            None => beside(region, place).bind(active, terms, now),
         });
     };
     let base = before.cloned().unwrap_or_else(|| beside(region, place));
@@ -287,7 +292,7 @@ fn beside(region: &Region, (namespace, service): &Place) -> Binding {
     let default = rules.bindings.get(&(namespace.clone(), None)).filter(|_| service.is_some());
     match default {
         Some((default, _)) => Binding { candidate: None, ..(**default).clone() },
-        None => Binding::new(Host::built_in(), Terms::default(), UnixMillis(0)).soaked(),
+        None => Binding::new(Host::built_in(), Terms::default(), clock::unix_now()).soaked(),
     }
 }
 
@@ -356,8 +361,13 @@ async fn rewrite(
             after: value_of(Some(&binding)),
         };
         let put = Change::Put(key.clone(), record::encode(&binding)?);
-        match region.write(identity, condition, put, deed).await? {
-            Ok(Revision(modified)) => {
+        let mut write = Write { conditions: vec![condition], changes: vec![put] };
+        for (key, manifest) in manifests_of_new(region, before.as_ref(), &binding)? {
+            write.conditions.push(Condition::Present(key.clone()));
+            write.changes.push(Change::Put(key, manifest));
+        }
+        match region.commit(identity, write, deed).await? {
+            Committed::Applied(Revision(modified)) => {
                 let applied = region.applied(Revision(modified)).await;
                 let mut value = render(region, place, &binding, modified);
                 value["index"] = json!(modified);
@@ -365,15 +375,53 @@ async fn rewrite(
                 let status = if revision.is_none() { StatusCode::CREATED } else { StatusCode::OK };
                 return Ok(with_etag((status, axum::Json(value)).into_response(), modified));
             }
-            Err(current) => stored = current,
+            Committed::Conflict(mut standing) => {
+                if standing.iter().skip(1).any(Option::is_none) {
+                    let detail = "a version that it names was deleted at the same time; try again";
+                    return Err(Problem::new(StatusCode::CONFLICT, "conflict", detail));
+                }
+                stored = if standing.is_empty() { None } else { standing.swap_remove(0) };
+            }
         }
     }
     Err(Problem::new(StatusCode::CONFLICT, "conflict", "the binding is being changed by others; try again"))
 }
 
+/// The manifests of versions that the binding did not name before, as they stand. They are written along with it: whoever
+/// deletes one of them, on what was bound before, finds it changed.
+fn manifests_of_new(
+    region: &Region,
+    before: Option<&Binding>,
+    after: &Binding,
+) -> Result<BTreeMap<Key, Bytes>, Problem> {
+    let rules = region.directory.rules();
+    let mut manifests = BTreeMap::new();
+    for bound in after.versions() {
+        if before.is_some_and(|before| before.versions().any(|known| known.version == bound.version)) {
+            continue;
+        }
+        if let Some((manifest, _)) = rules.policies.get(&(bound.policy.clone(), bound.version)) {
+            let key = Key::Policy(bound.policy.clone(), bound.version);
+            manifests.insert(key, record::encode(&**manifest)?);
+            continue;
+        }
+        // What is bound elsewhere runs on, whatever became of its manifest; anything else was deleted just now.
+        let is = |known: &Bound| known.version == bound.version;
+        let is_bound = || rules.bindings.values().any(|(binding, _)| binding.versions().any(is));
+        if standard_of(bound.version).is_none() && !is_bound() {
+            return Err(policies::no_such_version(&bound.policy, bound.version));
+        }
+    }
+    Ok(manifests)
+}
+
+fn is_meant(version: Option<&str>, bound: &Bound) -> bool {
+    version.is_none_or(|version| version == bound.version.to_string())
+}
+
 /// Refuses where something else stands there than the caller means.
 fn require_meant(version: Option<&str>, bound: &Bound) -> Result<(), Problem> {
-    if version.is_none_or(|version| version == bound.version.to_string()) {
+    if is_meant(version, bound) {
         return Ok(());
     }
     let detail = format!("{} {} stands there now: look at the binding again", bound.policy, bound.version);
@@ -443,7 +491,7 @@ pub async fn promote(
     .await
 }
 
-/// Give up the candidate; without one, let answer what answered before the active version.
+/// Give up the candidate; without one, or where the active version is named, let answer what answered before that.
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
     params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
@@ -463,11 +511,20 @@ pub async fn rollback(
     let edit = Edit { action: "rollback", reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
-        require_meant(version.as_deref(), before.candidate.as_ref().map_or(&before.active, |c| &c.bound))?;
         let may_run = |bound: &Bound| switches::require_enabled(&region, bound).is_ok();
-        Ok(before.roll_back(Return::Before, may_run, clock::unix_now())?)
+        let (version, now) = (version.as_deref(), clock::unix_now());
+        match &before.candidate {
+            Some(candidate) if !is_meant(version, &candidate.bound) && is_meant(version, &before.active) => {
+                Ok(before.roll_back_active(Return::Before, may_run, now)?)
+            }
+            candidate => {
+                require_meant(version, candidate.as_ref().map_or(&before.active, |c| &c.bound))?;
+                Ok(before.roll_back(Return::Before, may_run, now)?)
+            }
+        }
     })
     .await
+    .inspect(|_| region.steward.count_rollback(Cause::Operator))
 }
 
 /// What this gateway has seen of the candidate beside the active version, and of the active one while it soaks.

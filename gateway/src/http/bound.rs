@@ -67,7 +67,7 @@ fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion)
     Err(Problem::field("version", detail))
 }
 
-/// Opens the policy with the config over a small made-up service: what it cannot read is refused now, not at lookups.
+/// Tries the policy with the config on made-up services: what it cannot read, or fails with, is refused now, not at lookups.
 pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> {
     switches::require_enabled(region, bound)?;
     let (region, bound) = (Arc::clone(region), bound.clone());
@@ -88,7 +88,10 @@ pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<()
                 |e: ConfigError| FieldError::new("config", format!("{} {}", e.pointer, e.message).trim());
             return Err(Problem::fields(errors.into_iter().map(field).collect()));
         }
-        region.host.try_config(&compiled, &bound.config).map_err(|fault| Problem::field("config", fault))
+        region.host.try_config(&compiled, &bound.config).map_err(|rejected| {
+            let (check, input) = (rejected.check.map(String::from), rejected.input.map(String::from));
+            Problem { check, input, ..Problem::field("config", rejected.detail) }
+        })
     });
     tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?
 }

@@ -4,8 +4,11 @@ use super::instances::rfc3339;
 use super::request;
 use super::{schema, switches};
 use crate::clock;
+use crate::directory::Rules;
 use crate::history::value_of;
-use crate::loader::store_module;
+use crate::identity::Identity;
+use crate::keeper::Command;
+use crate::loader::{is_stored, store_module};
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
 use crate::signature;
@@ -17,11 +20,12 @@ use http::{HeaderMap, StatusCode, header};
 use meridian_model::binding::{Bound, Manifest};
 use meridian_model::names::{PolicyName, PolicyVersion};
 use meridian_policies::{MAX_MODULE_BYTES, Rejected, STANDARD, standard_of};
-use meridian_registry::{Change, Condition, Key, record};
+use meridian_registry::{Change, Condition, Key, Revision, record};
 use serde_json::{Value, json};
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// After which an upload that found the gate busy may come again.
 const BUSY_SECONDS: u32 = 5;
@@ -29,6 +33,7 @@ const BUSY_SECONDS: u32 = 5;
 fn refused(rejected: Rejected) -> Problem {
     let status = match rejected.code {
         "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "library-full" => StatusCode::CONFLICT,
         "gate-busy" | "gate-unavailable" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     };
@@ -38,15 +43,29 @@ fn refused(rejected: Rejected) -> Problem {
     Problem { check, input, retry_after: retry_after.or(problem.retry_after), ..problem }
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/wasm");
-    match media.split(';').next().map(str::trim) {
-        Some("application/wasm" | "application/octet-stream") => Ok(()),
-        _ => Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "media-type",
-            "send the module as Content-Type: application/wasm",
-        )),
+/// The module of an upload. One that is too large is refused as the gate would, which never sees it.
+async fn module_of(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    request::check_media_type(headers, &["application/wasm", "application/octet-stream"])?;
+    request::body(body, MAX_MODULE_BYTES).await.map_err(|problem| match problem.code {
+        "too-large" => {
+            let detail = format!("a module has at most {MAX_MODULE_BYTES} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "module-too-large", detail)
+        }
+        _ => problem,
+    })
+}
+
+/// A version that is in the library, and in no manifest yet. When it goes out of scope the keeper looks whether there is one,
+/// so that an upload that comes to nothing, or that nobody waits for any more, takes no place.
+struct Provisional {
+    keeper: mpsc::Sender<Command>,
+    version: PolicyVersion,
+}
+
+impl Drop for Provisional {
+    fn drop(&mut self) {
+        // A keeper that cannot keep up has lost nothing but a place in the library.
+        let _ = self.keeper.try_send(Command::NotStored(self.version));
     }
 }
 
@@ -59,7 +78,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
               (status = 200, description = "the same bytes were there", body = schema::Uploaded),
               (status = 403, description = "signature-missing or signature-invalid, where the region trusts keys", body = Problem),
-              (status = 413, body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
+              (status = 409, description = "library-full: delete versions that nothing is bound to", body = Problem),
+              (status = 413, description = "module-too-large", body = Problem), (status = 422, description = "the code says which check failed", body = Problem)))]
 pub async fn upload(
     State(region): State<Arc<Region>>,
     Path(policy): Path<String>,
@@ -69,8 +89,7 @@ pub async fn upload(
     let identity = request::bearer(&region, &headers)?;
     identity.may_operate_region()?;
     let policy: PolicyName = request::name(&policy)?;
-    check_media_type(&headers)?;
-    let module = request::body(body, MAX_MODULE_BYTES).await?;
+    let module = module_of(&headers, body).await?;
     let version = PolicyVersion::of(&module);
     let size = module.len();
     let signed = require_signature(&region, &headers, version)?;
@@ -81,10 +100,23 @@ pub async fn upload(
         });
         (status, axum::Json(value)).into_response()
     };
-    if region.directory.rules().policies.contains_key(&(policy.clone(), version)) {
-        let index = region.directory.currency.index();
-        return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
+    let known = region.directory.rules().policies.get(&(policy.clone(), version)).map(|(m, _)| Arc::clone(m));
+    if let Some(manifest) = known {
+        let lacks = Lacks::of(&region, &manifest).await?;
+        if lacks == Lacks::Nothing {
+            let index = region.directory.currency.index();
+            return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
+        }
+        let Revision(index) = complete(&region, &identity, &manifest, signed, module).await?;
+        let applied = region.applied(Revision(index)).await;
+        return Ok(answer(
+            StatusCode::OK,
+            json!({ "unchanged": true, "completed": lacks.word() }),
+            index,
+            applied,
+        ));
     }
+    let mut provisional = None;
     let report = match standard_of(version) {
         Some(standard) if standard.name == policy.as_str() => {
             let index = region.directory.currency.index();
@@ -92,9 +124,13 @@ pub async fn upload(
         }
         // Its own tests are this program's, and it runs already.
         Some(standard) => json!({ "aliasOf": standard.name }),
-        None => try_module(&region, module.clone()).await?,
+        None => {
+            let (report, entered) = try_module(&region, version, module.clone()).await?;
+            provisional = Some(entered);
+            report
+        }
     };
-    let chunks = store_module(&*region.registry, version, module).await?;
+    let chunks = store_module(&*region.registry, version, module.clone()).await?;
     let manifest = Manifest {
         name: policy.clone(),
         version,
@@ -102,7 +138,7 @@ pub async fn upload(
         chunks,
         uploaded_at: clock::unix_now(),
         uploaded_by: SmolStr::new(format!("{} {}", identity.issuer(), identity.subject())),
-        unknown: signed,
+        unknown: signed.clone(),
     };
     let deed = Deed {
         action: "upload",
@@ -115,11 +151,74 @@ pub async fn upload(
     match region.write(&identity, Condition::Absent(key), put, deed).await? {
         Ok(revision) => {
             let applied = region.applied(revision).await;
+            drop(provisional);
+            // Whoever deleted the same bytes under another name may have taken the chunks along.
+            if !is_stored(&*region.registry, version, chunks).await? {
+                complete(&region, &identity, &manifest, signed, module).await?;
+            }
             Ok(answer(StatusCode::CREATED, report, revision.0, applied))
         }
         // Somebody uploaded the same bytes at the same time.
         Err(_) => Ok(answer(StatusCode::OK, report, region.directory.currency.index(), true)),
     }
+}
+
+/// What a version that is known needs of another upload of the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lacks {
+    Nothing,
+    /// The registry lost the bytes.
+    Module,
+    /// It came in before a signature was asked for, or with one of a key that is not trusted any more.
+    Signature,
+}
+
+impl Lacks {
+    async fn of(region: &Region, manifest: &Manifest) -> Result<Self, Problem> {
+        if !is_stored(&*region.registry, manifest.version, manifest.chunks).await? {
+            return Ok(Self::Module);
+        }
+        let holds = |kept: String| region.trust.verify(manifest.version, &kept).is_ok();
+        let signed = !region.trust.is_required() || signature::value(&manifest.unknown).is_some_and(holds);
+        Ok(if signed { Self::Nothing } else { Self::Signature })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Module => "module",
+            Self::Signature => "signature",
+        }
+    }
+}
+
+/// Stores the bytes of a version again, and its manifest, so that gateways that gave it up try again.
+async fn complete(
+    region: &Region,
+    identity: &Identity,
+    manifest: &Manifest,
+    signed: serde_json::Map<String, Value>,
+    module: Bytes,
+) -> Result<Revision, Problem> {
+    let chunks = store_module(&*region.registry, manifest.version, module).await?;
+    let mut unknown = manifest.unknown.clone();
+    unknown.extend(signed);
+    let new = Manifest { chunks, unknown, ..manifest.clone() };
+    let deed = Deed {
+        action: "upload",
+        target: manifest.name.to_string(),
+        reason: "",
+        before: value_of(Some(manifest)),
+        after: value_of(Some(&new)),
+    };
+    let key = Key::Policy(manifest.name.clone(), manifest.version);
+    let put = Change::Put(key.clone(), record::encode(&new)?);
+    let written = region.write(identity, Condition::Present(key), put, deed).await?;
+    written.map_err(|_| conflict())
+}
+
+fn conflict() -> Problem {
+    Problem::new(StatusCode::CONFLICT, "conflict", "the version was changed at the same time; try again")
 }
 
 /// What the manifest keeps of the upload's signature; nothing, where the region asks for none.
@@ -145,15 +244,23 @@ fn require_signature(
 }
 
 /// Runs the gate where blocking is allowed. What passes is runnable here before anyone can bind it.
-async fn try_module(region: &Arc<Region>, module: Bytes) -> Result<Value, Problem> {
-    let host = Arc::clone(&region.host);
+async fn try_module(
+    region: &Arc<Region>,
+    version: PolicyVersion,
+    module: Bytes,
+) -> Result<(Value, Provisional), Problem> {
+    let (host, keeper) = (Arc::clone(&region.host), region.keeper.clone());
     let tried = tokio::task::spawn_blocking(move || {
         let (compiled, report) = host.check(&module).map_err(refused)?;
-        host.insert(compiled).map_err(|_| {
-            let detail = "this gateway holds as many versions as it can; delete some that are not bound";
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "too-many-versions", detail)
+        // From here on, since the upload may end while this thread is at work.
+        let provisional = Provisional { keeper, version };
+        host.insert(compiled).map_err(|full| {
+            let detail = format!(
+                "{full}: GET /v1/policies lists them, DELETE /v1/policies/{{name}}/versions/{{version}} makes room"
+            );
+            Problem::new(StatusCode::CONFLICT, "library-full", detail)
         })?;
-        Ok(serde_json::to_value(&report).unwrap_or_default())
+        Ok((serde_json::to_value(&report).unwrap_or_default(), provisional))
     });
     tried.await.map_err(|_| {
         let detail = "the gate failed on this module";
@@ -202,14 +309,8 @@ fn versions(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
 }
 
 /// The bindings that name a version, as `ns/service`.
-fn bound_to(
-    region: &Region,
-    policy: &PolicyName,
-    version: PolicyVersion,
-    also_last_good: bool,
-) -> Vec<String> {
+fn bound_to(rules: &Rules, policy: &PolicyName, version: PolicyVersion, also_last_good: bool) -> Vec<String> {
     let names = |bound: &Bound| bound.policy == *policy && bound.version == version;
-    let rules = region.directory.rules();
     let bound = rules.bindings.iter().filter(|(_, (binding, _))| {
         names(&binding.active)
             || binding.candidate.as_ref().is_some_and(|candidate| names(&candidate.bound))
@@ -297,7 +398,7 @@ pub async fn version(
         return Err(no_such_version(&policy, version));
     };
     value["name"] = json!(policy);
-    value["boundBy"] = json!(bound_to(&region, &policy, version, false));
+    value["boundBy"] = json!(bound_to(&region.directory.rules(), &policy, version, false));
     value["runnable"] = json!(region.host.library().contains(&version));
     value["schema"] = json!(region.host.carried(version).and_then(|carried| carried.schema()));
     Ok(axum::Json(value).into_response())
@@ -348,7 +449,16 @@ pub async fn delete(
         let detail = "a standard policy is part of the gateway and cannot be deleted";
         return Err(Problem::new(StatusCode::CONFLICT, "standard-policy", detail));
     }
-    let bound = bound_to(&region, &policy, version, true);
+    let key = Key::Policy(policy.clone(), version);
+    let (stored, _) = region.registry.read(&key).await?;
+    let Some(stored) = stored else { return Err(no_such_version(&policy, version)) };
+    region.applied(stored.modified).await;
+    // One picture of both: whoever binds the version writes its manifest too, and so takes away what this is based on.
+    let rules = region.directory.rules();
+    let Some((manifest, modified)) = rules.policies.get(&(policy.clone(), version)) else {
+        return Err(conflict());
+    };
+    let bound = bound_to(&rules, &policy, version, true);
     if !bound.is_empty() {
         let detail = format!(
             "{policy} {version} is active, a candidate or last good in {}: bind another version there first",
@@ -356,34 +466,25 @@ pub async fn delete(
         );
         return Err(Problem::new(StatusCode::CONFLICT, "still-bound", detail));
     }
-    let key = Key::Policy(policy.clone(), version);
-    let (stored, _) = region.registry.read(&key).await?;
-    let Some(stored) = stored else { return Err(no_such_version(&policy, version)) };
-    let manifest =
-        region.directory.rules().policies.get(&(policy.clone(), version)).map(|(m, _)| Arc::clone(m));
     let deed = Deed {
         action: "delete",
         target: policy.to_string(),
         reason: "",
-        before: value_of(manifest.as_deref()),
+        before: value_of(Some(&**manifest)),
         after: Value::Null,
     };
-    let condition = Condition::Unchanged(key.clone(), stored.modified);
+    let condition = Condition::Unchanged(key.clone(), Revision(*modified));
     match region.write(&identity, condition, Change::Delete(key), deed).await? {
         Ok(revision) => {
             region.applied(revision).await;
             // The same bytes may stand under another name.
             let shared = region.directory.rules().policies.keys().any(|(_, other)| *other == version);
-            if !shared {
-                region.registry.delete_chunks(version).await?;
-                region.host.remove(version);
+            if !shared && let Err(error) = region.registry.delete_chunks(version).await {
+                // The version is deleted all the same; the next upload of these bytes takes the chunks over.
+                tracing::warn!(%policy, %version, %error, "the bytes of a deleted version stay in the registry");
             }
             Ok(StatusCode::NO_CONTENT)
         }
-        Err(_) => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "conflict",
-            "the version was changed at the same time; try again",
-        )),
+        Err(_) => Err(conflict()),
     }
 }

@@ -53,7 +53,10 @@ const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Refuses a body that says it is something else than `expected`. One that says nothing is taken for it.
-fn check_media_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
+///
+/// # Errors
+/// 415.
+pub fn check_media_type(headers: &HeaderMap, expected: &[&str]) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if expected.iter().any(|expected| media.eq_ignore_ascii_case(expected)) {

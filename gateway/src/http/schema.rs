@@ -398,6 +398,10 @@ pub(super) struct Active {
     way: String,
     /// Whether it is known to be good.
     soaked: bool,
+    /// When some gateway last told that it failed; absent for never. The soak counts from there.
+    failed_at: Option<String>,
+    /// That failure, and where it was seen.
+    fault: Option<String>,
     /// In a diff: what this gateway has seen of it.
     seen: Option<Seen>,
 }

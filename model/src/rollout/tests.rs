@@ -68,6 +68,38 @@ fn a_roll_back_gives_up_the_candidate_first_and_forgets_what_was_bad() {
 }
 
 #[test]
+fn the_active_version_is_rolled_back_beside_its_candidate() {
+    let binding = then(&first("a"), "b").try_out(canary("c", 5.0), at(3));
+    let back = binding.roll_back_active(Return::Before, |_| true, at(4)).unwrap();
+    assert_eq!((&back.active, &back.candidate), (&bound("a"), &Some(canary("c", 5.0))));
+    // What answers again is not tried beside itself.
+    let binding = then(&first("a"), "b").try_out(canary("a", 5.0), at(3));
+    let back = binding.roll_back_active(Return::Before, |_| true, at(4)).unwrap();
+    assert_eq!((&back.active, &back.candidate), (&bound("a"), &None));
+    let nothing = first("a").try_out(canary("c", 5.0), at(3)).roll_back_active(Return::Good, |_| true, at(4));
+    assert_eq!(nothing, Err(NotPossible::NothingToReturnTo));
+}
+
+/// A version that fails now and then at one gateway must not soak at another that sees none of it.
+#[test]
+fn each_failure_that_is_told_begins_the_soak_anew() {
+    let settings = Settings { soak_millis: 60_000, ..Settings::default() };
+    let failed = |faults| Evidence { faults, ..evidence(0) };
+    let activation = |failed_at| Activation { failed_at: at(failed_at), ..Activation::default() };
+    let told = |failed_at, faults, told, now, settings: &Settings| {
+        is_to_be_told(&activation(failed_at), &failed(faults), told, settings, at(now))
+    };
+    assert!(told(0, 1, 0, 1, &settings), "the first one is told at once");
+    assert!(!told(0, 0, 0, 1, &settings));
+    assert!(!told(1_000, 1, 1, 60_000, &settings), "it is told once");
+    assert!(!told(1_000, 2, 1, 1_000 + TELL_EVERY_MILLIS - 1, &settings));
+    assert!(told(1_000, 2, 1, 1_000 + TELL_EVERY_MILLIS, &settings));
+    // Where the soak is short, before it is over elsewhere.
+    let hasty = Settings { soak_millis: 1_000, ..settings };
+    assert!(told(1_000, 2, 1, 1_500, &hasty));
+}
+
+#[test]
 fn promotion_needs_a_candidate_and_begins_a_soak() {
     assert_eq!(first("a").promote(false, at(2)), Err(NotPossible::NoCandidate));
     let promoted = first("a").soaked().try_out(canary("b", 5.0), at(2)).promote(false, at(7)).unwrap();
@@ -116,10 +148,11 @@ fn faults_roll_back_whoever_answers() {
     let faults = |faults| Evidence { faults, last_fault: "trap".into(), ..evidence(0) };
     let canary = Trial::Candidate(Stage::Canary);
     assert_eq!(judge(canary, &faults(1), &settings), Verdict::Wait);
-    assert_eq!(judge(canary, &faults(2), &settings), Verdict::RollBack("2 faults, the last one trap".into()));
+    let why = "2 faults, the last one trap".into();
+    assert_eq!(judge(canary, &faults(2), &settings), Verdict::RollBack(Cause::Faults, why));
     let bound = Trial::Active { way: Way::Bound, age_millis: 0 };
     assert_eq!(judge(bound, &faults(9), &settings), Verdict::Wait);
-    assert!(matches!(judge(bound, &faults(10), &settings), Verdict::RollBack(_)));
+    assert!(matches!(judge(bound, &faults(10), &settings), Verdict::RollBack(Cause::Faults, _)));
     // A shadow answers nobody.
     assert_eq!(judge(Trial::Candidate(Stage::Shadow), &faults(99), &settings), Verdict::Wait);
 }
@@ -131,12 +164,15 @@ fn a_rise_of_refusals_and_a_sudden_drain_roll_back_what_was_not_forced() {
     let mut draining = evidence(100);
     draining.place(&"ap-south-1a".into(), Pair { before: 90.0, after: 30.0 });
     draining.place(&"ap-south-1b".into(), Pair { before: 10.0, after: 70.0 });
-    for (seen, said) in
-        [(&refusing, "11 % of lookups would be refused"), (&draining, "ap-south-1a would lose 60 %")]
-    {
+    for (seen, cause, said) in [
+        (&refusing, Cause::Refused, "11 % of lookups would be refused"),
+        (&draining, Cause::Shift, "ap-south-1a would lose 60 %"),
+    ] {
         for trial in [Trial::Candidate(Stage::Canary), promoted(0)] {
-            let Verdict::RollBack(why) = judge(trial, seen, &settings) else { panic!("{trial:?} {seen:?}") };
-            assert!(why.contains(said), "{why}");
+            let Verdict::RollBack(by, why) = judge(trial, seen, &settings) else {
+                panic!("{trial:?} {seen:?}")
+            };
+            assert!(by == cause && why.contains(said), "{by:?}: {why}");
         }
         for way in [Way::Bound, Way::Forced, Way::RolledBack] {
             assert_eq!(judge(Trial::Active { way, age_millis: 0 }, seen, &settings), Verdict::Wait);
@@ -242,7 +278,7 @@ fn a_long_good_time_hides_nothing() {
     };
     assert_eq!(lookups(1_000_000, 0.0), (Verdict::Wait, 1_000_000));
     let (verdict, answered) = lookups(WINDOW / 4, 1.0);
-    assert!(matches!(verdict, Verdict::RollBack(_)), "{verdict:?}");
+    assert!(matches!(verdict, Verdict::RollBack(..)), "{verdict:?}");
     assert_eq!(answered, 1_000_000 + WINDOW / 4);
 }
 

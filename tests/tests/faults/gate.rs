@@ -117,6 +117,80 @@ async fn a_refusal_names_the_check_and_the_input() {
     assert!(costs.iter().all(|c| c["routeNanos"].as_u64() > Some(0) && c["openFuel"].as_u64() > Some(0)));
 }
 
+/// What refuses everything that it is tried with has shown nothing, and what carries no config cannot be tried before it is
+/// bound with one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_needs_a_config_is_tried_with_one() {
+    let (gateway, issuer) = lone_gateway().await;
+    let operator = gateway.client().bearing(&issuer.operator());
+    let shown = r#"{"type": "object", "default": {}, "examples": [{"n": 1}]}"#;
+    let with_schema = |module: &[u8]| guests::with_section(module, "meridian:config-schema", shown);
+    let refused =
+        push(&operator, "refuses", &with_schema(&guests::refusing())).await.refused(422, "trial-failed");
+    assert_eq!(refused["check"], "corpus", "{}", refused.json);
+    assert!(refused["detail"].as_str().unwrap().contains("refuses everything"), "{}", refused.json);
+    let answer = push(&operator, "shown", &with_schema(&guests::needing_config())).await.expect(201);
+    assert!(!answer["report"]["costs"].as_array().unwrap().is_empty(), "{}", answer.json);
+
+    // Without a schema and without cases, it is not known which config that would be.
+    let trapping = guests::needing_config_and_trapping_when_empty();
+    let refused = push(&operator, "traps", &with_schema(&trapping)).await.refused(422, "trial-failed");
+    assert!(refused["input"].as_str().unwrap().starts_with("no endpoints"), "{}", refused.json);
+    for (policy, module) in [("foreign", guests::needing_config()), ("traps", trapping)] {
+        let answer = push(&operator, policy, &module).await.expect(201);
+        assert!(answer["report"]["costs"].as_array().unwrap().is_empty(), "{}", answer.json);
+    }
+    let path = format!("/v1/namespaces/default/bindings/{SERVICE}");
+    let without = operator.put(&path, &json!({ "policy": "foreign" })).await.refused(422, "invalid");
+    assert!(without["detail"].as_str().unwrap().contains("only one zone"), "{}", without.json);
+    let traps = json!({ "policy": "traps", "config": { "n": 1 } });
+    let refused = operator.put(&path, &traps).await.refused(422, "invalid");
+    assert_eq!(refused["errors"][0]["field"], "config", "{}", refused.json);
+    assert_eq!(refused["check"], "corpus", "{}", refused.json);
+    assert!(refused["input"].as_str().unwrap().starts_with("no endpoints"), "{}", refused.json);
+    let answers = json!({ "policy": "foreign", "config": { "n": 1 } });
+    let _ = operator.put(&path, &answers).await.expect(201);
+}
+
+/// The first child of a process, once it has one.
+async fn child_of(parent: u32) -> u32 {
+    let mut child = None;
+    until("it starts a process", Duration::from_secs(10), async || {
+        let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).unwrap();
+        let children =
+            tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+        child =
+            children.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).next();
+        child.is_some()
+    })
+    .await;
+    child.unwrap().parse().unwrap()
+}
+
+/// A machine that runs out of memory is to end what compiles, not what answers, and whoever uploads is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compiler_goes_before_its_gateway_and_what_it_died_of_is_told() {
+    let (mut gateway, issuer) = lone_gateway().await;
+    let operator = gateway.client().bearing(&issuer.operator());
+    let (depth, locals) = bombs::TIME;
+    let module = bombs::nested_loops(depth, locals);
+    let pushing = tokio::spawn(async move { push(&operator, "bomb", &module).await });
+    let compiler = child_of(gateway.pid()).await;
+    let score = format!("/proc/{compiler}/oom_score_adj");
+    until("it stands first", Duration::from_secs(5), async || {
+        std::fs::read_to_string(&score).unwrap().trim() == "1000"
+    })
+    .await;
+    // As the system does it.
+    let compiler = rustix::process::Pid::from_raw(i32::try_from(compiler).unwrap()).unwrap();
+    rustix::process::kill_process(compiler, rustix::process::Signal::KILL).unwrap();
+    let answer = pushing.await.unwrap().refused(503, "gate-unavailable");
+    assert!(answer["detail"].as_str().unwrap().contains("short of memory"), "{}", answer.json);
+    assert!(gateway.is_running());
+    let open = gateway.client();
+    assert_eq!(figures::one(&open, "meridian_policy_compilers_killed_total").await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_policy_carries_is_shown_and_its_schema_holds_at_bind() {
     let (gateway, issuer) = lone_gateway().await;

@@ -25,6 +25,7 @@ mod restoration;
 mod stages;
 mod stopping;
 mod switches;
+mod versions;
 mod watches;
 
 use std::time::Duration;

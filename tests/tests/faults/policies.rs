@@ -6,7 +6,7 @@ use meridian_tests::client::Client;
 use meridian_tests::patience::until;
 use reqwest::Method;
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SERVICE: &str = "orders-api";
 /// From a binding's answer to its effect, in every gateway of the region.
@@ -22,11 +22,10 @@ async fn outcome(client: &Client, service: &str) -> (String, String, String) {
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_swapped_in_changes_where_lookups_go_within_a_second_on_every_gateway() {
+/// Two gateways that know the service's instances, and a client of each.
+async fn region() -> (World, Vec<Client>) {
     let world = World::start(2).await;
     let clients: Vec<Client> = world.gateways.iter().map(|gateway| gateway.client()).collect();
-    let operator = clients[0].bearing(&world.issuer.operator());
     register_many(&clients[0].bearing(&world.issuer.workload(SERVICE)), SERVICE, "o", 4).await;
     for client in &clients {
         until("instances are known", Duration::from_secs(2), async || {
@@ -34,6 +33,13 @@ async fn a_policy_swapped_in_changes_where_lookups_go_within_a_second_on_every_g
         })
         .await;
     }
+    (world, clients)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_swapped_in_changes_where_lookups_go_within_a_second_on_every_gateway() {
+    let (world, clients) = region().await;
+    let operator = clients[0].bearing(&world.issuer.operator());
     let (was, standard, zone) = outcome(&clients[0], SERVICE).await;
     assert_eq!(
         (was.as_str(), zone.as_str()),
@@ -110,6 +116,41 @@ async fn a_changed_standard_module_is_seen_in_the_answers() {
         by == version && reason == shouted
     })
     .await;
+}
+
+/// Compiled code of more than 100 KiB, which no gateway has seen: from the first byte of its upload to its answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_100_kib_answers_on_every_gateway_within_a_second() {
+    let (world, clients) = region().await;
+    let operator = clients[0].bearing(&world.issuer.operator());
+    let answer = clients[0].resolve(SERVICE, "?zone=test-1a&explain=true").await.expect(200);
+    let reason = answer["explain"]["plans"][0]["tiers"][0]["reason"].as_str().unwrap();
+    let standard = answer["policy"]["version"].as_str().unwrap();
+    let module = operator
+        .get(&format!("/v1/policies/zone-fallback/versions/{standard}/module"))
+        .await
+        .expect(200)
+        .body;
+    let changed = replace(&module, reason.as_bytes(), reason.to_uppercase().as_bytes());
+    assert!(changed.len() >= 100 * 1024, "only {} bytes", changed.len());
+
+    let begun = Instant::now();
+    let version = operator.upload("mine", &changed).await;
+    let uploaded = begun.elapsed();
+    let _ = operator.bind(SERVICE, "mine", &version).await;
+    let bound = begun.elapsed();
+    for client in &clients {
+        until("it answers", EFFECT + crate::SLACK, async || {
+            outcome(client, SERVICE).await == ("ok".into(), version.clone(), "test-1a".into())
+        })
+        .await;
+    }
+    let took = begun.elapsed();
+    println!(
+        "{} bytes: let in after {uploaded:?}, bound after {bound:?}, answers everywhere after {took:?}",
+        changed.len()
+    );
+    assert!(took <= EFFECT, "it took {took:?}");
 }
 
 fn replace(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {

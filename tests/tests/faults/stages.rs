@@ -1,11 +1,13 @@
 //! A policy on its way: shadow, canary, promotion, roll-back by hand and by itself, on every gateway of a region.
 
+use crate::PACE;
 use crate::guests;
 use crate::world::{World, register_many};
 use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::{Answer, Client};
 use meridian_tests::figures;
 use meridian_tests::gateway::{GatewayProcess, embedded, etcd};
+use meridian_tests::load::Load;
 use meridian_tests::patience::until;
 use meridian_tests::tokens::Issuer;
 use serde_json::{Value, json};
@@ -127,16 +129,23 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     })
     .await;
 
-    // Roll-back is one call.
+    // Roll-back is one call, and as quick where both gateways are busy.
+    let busy = Load::start(&world.addresses(), &format!("/v1/resolve/{SERVICE}?zone=test-1a"), PACE);
+    until("both are busy", EFFECT, async || busy.report().lookups > 100).await;
+    let called = Instant::now();
     let back =
         operator.post(&format!("{BINDING}/rollback"), &json!({ "reason": "enough" })).await.expect(200);
     assert_eq!(back["active"]["policy"], "zone-fallback", "{}", back.json);
+    let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
+    let _ = everywhere(&world, "the former version answers", ROLLBACK, former).await;
+    let took = called.elapsed();
+    let busy = busy.stop();
+    println!("a roll-back takes effect in both gateways after {took:?}, among {} lookups", busy.lookups);
+    busy.check();
+    assert!(took <= ROLLBACK, "a roll-back took effect after {took:?}");
     // The same call again means the version that is gone already.
     let again = json!({ "version": version });
     let _ = operator.post(&format!("{BINDING}/rollback"), &again).await.refused(409, "another-version");
-    let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
-    let took = everywhere(&world, "the former version answers", ROLLBACK, former).await;
-    println!("a roll-back takes effect in both gateways after {took:?}");
 
     // A canary takes the same keys on every gateway, keeps them, and is promoted when it was asked often enough.
     let canary = json!({ "policy": "spillover", "stage": "canary", "percent": 30 });
@@ -197,7 +206,8 @@ async fn a_canary_that_traps_is_given_up_by_itself_and_no_lookup_fails() {
         history["items"].as_array().unwrap().iter().find(|entry| entry["action"] == "rollback").unwrap();
     assert_eq!(why["actor"]["role"], "guardian");
     assert!(why["reason"].as_str().unwrap().contains("trap: unreachable"), "{why}");
-    assert_eq!(figures::one(&open, "meridian_policy_rollbacks_total").await, 1.0);
+    let by_itself = "meridian_policy_rollbacks_total{reason=\"faults\"}";
+    assert_eq!(figures::one(&open, by_itself).await, 1.0);
 }
 
 /// What was promoted and then refuses callers returns to what is known to be good; what soaked is known to be good.

@@ -27,8 +27,9 @@ async fn region(services: &[&str]) -> World {
     let mut gateways = Vec::new();
     for _ in 0..2 {
         let gateway = GatewayProcess::new(&issuer, etcd(&etcd_process.endpoints()));
-        // Moving all lookups of a zone is not what anything is to be rolled back for here.
-        gateways.push(gateway.with("policies", "max_shift", 1.0).started().await);
+        // Neither moving all lookups of a zone nor failing is what anything is to be rolled back for here.
+        let gateway = gateway.with("policies", "max_shift", 1.0).with("policies", "max_faults", 1_000_000);
+        gateways.push(gateway.started().await);
     }
     let world = World { gateways, etcd: etcd_process, issuer };
     for service in services {
@@ -120,14 +121,14 @@ async fn what_is_disabled_answers_nowhere_in_whatever_state_it_is() {
     let unknown = format!("/v1/policies/q/versions/{to_b}/disable");
     let _ = operator.post(&unknown, &json!({ "reason": WHY })).await.refused(404, "no-such-version");
 
-    // What is bound nowhere, or to a service, or to a namespace.
+    // What is bound nowhere, or to a service, or to a namespace; what answered before is the last good one.
     switches.there_and_back("plain-api", "zone-fallback", &standard, "fallback").await;
     let _ = switches.bind("own-api", &bound(&to_a)).await.expect(201);
-    switches.there_and_back("own-api", "p", &to_a, "fallback").await;
+    switches.there_and_back("own-api", "p", &to_a, "last-good").await;
     let _ = switches.bind("own-api", &bound(&to_b)).await.expect(200);
     switches.there_and_back("own-api", "p", &to_b, "last-good").await;
     let _ = switches.bind("_default", &bound(&to_a)).await.expect(201);
-    switches.there_and_back("plain-api", "p", &to_a, "fallback").await;
+    switches.there_and_back("plain-api", "p", &to_a, "last-good").await;
     let _ = operator.delete(&format!("{NAMESPACE}/_default")).await.expect(204);
     everywhere(&world, "plain-api", "the standard policy answers", BOUND, |a| {
         a["policy"]["name"] == "zone-fallback"
@@ -165,14 +166,14 @@ async fn what_is_disabled_answers_nowhere_in_whatever_state_it_is() {
     // What fails, and is kept from running for that: the reason is the operator's word.
     let _ = switches.bind("trap-api", &bound(&to_b)).await.expect(201);
     let trapped = |answer: &Answer| {
-        by(answer, "fallback") && answer["policy"]["reason"].as_str().unwrap().contains("trap")
+        by(answer, "last-good") && answer["policy"]["reason"].as_str().unwrap().contains("trap")
     };
     everywhere(&world, "trap-api", "it trapped", BOUND, trapped).await;
     switches.throw("p", &to_b, "disable").await;
-    everywhere(&world, "trap-api", "it is disabled", EFFECT, |a| says_disabled(a, "fallback")).await;
+    everywhere(&world, "trap-api", "it is disabled", EFFECT, |a| says_disabled(a, "last-good")).await;
     switches.throw("p", &to_b, "enable").await;
     everywhere(&world, "trap-api", "it is tried again", Duration::from_secs(5), |a| {
-        by(a, "fallback") && !says_disabled(a, "fallback")
+        by(a, "last-good") && !says_disabled(a, "last-good")
     })
     .await;
 
@@ -194,6 +195,64 @@ async fn what_is_disabled_answers_nowhere_in_whatever_state_it_is() {
     }
 }
 
+/// What does not answer, and what answers only where another fails, are switched off as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_beside_or_behind_is_disabled_too() {
+    let world = region(&["shadow-api", "trap-api"]).await;
+    let operator = world.client().bearing(&world.issuer.operator());
+    let [to_a, to_b] = [
+        operator.upload("p", &guests::only_zone('a')).await,
+        operator.upload("p", &guests::only_zone('b')).await,
+    ];
+    let bound = |version: &str| json!({ "policy": "p", "version": version });
+    let switches = Switches { operator: operator.clone(), world: &world };
+
+    // A shadow that is asked at every gateway, until it is disabled, and then no more.
+    let shadow = json!({ "policy": "p", "version": to_b, "stage": "shadow" });
+    let _ = switches.bind("shadow-api", &shadow).await.expect(201);
+    let asked = async |client: &Client| {
+        let diff = client.get(&format!("{NAMESPACE}/shadow-api/diff")).await.expect(200);
+        diff["candidate"]["seen"]["answered"].as_u64().unwrap()
+    };
+    let clients: Vec<Client> =
+        world.gateways.iter().map(|gateway| gateway.client().bearing(&world.issuer.operator())).collect();
+    let load = Load::start(&world.addresses(), "/v1/resolve/shadow-api?zone=test-1a", PACE);
+    for client in &clients {
+        until("the shadow is asked", Duration::from_secs(10), async || asked(client).await >= 20).await;
+    }
+    switches.throw("p", &to_b, "disable").await;
+    tokio::time::sleep(EFFECT).await;
+    for client in &clients {
+        let before = asked(client).await;
+        throughout("it is asked no more", Duration::from_secs(1), async || asked(client).await <= before)
+            .await;
+    }
+    switches.throw("p", &to_b, "enable").await;
+    for client in &clients {
+        let before = asked(client).await;
+        until("it is asked again", Duration::from_secs(10), async || asked(client).await > before).await;
+    }
+    let report = load.stop();
+    assert_eq!(report.outcomes.keys().collect::<Vec<_>>(), ["ok"], "a shadow changes no answer");
+    report.check();
+
+    // What stands in for a version that traps is what is known to be good, and where that may not run, what came after it.
+    let _ = switches.bind("trap-api", &json!({ "policy": "spillover" })).await.expect(201);
+    let _ = switches.bind("trap-api", &bound(&to_a)).await.expect(200);
+    let load = Load::start(&world.addresses(), "/v1/resolve/trap-api?zone=test-1a", PACE);
+    let by_former = |name: &'static str| {
+        move |answer: &Answer| by(answer, "last-good") && answer["policy"]["name"] == name
+    };
+    everywhere(&world, "trap-api", "the good one answers", BOUND, by_former("zone-fallback")).await;
+    let listed = operator.get("/v1/policies/zone-fallback").await.expect(200);
+    let good = listed["versions"][0]["version"].as_str().unwrap().to_owned();
+    switches.throw("zone-fallback", &good, "disable").await;
+    everywhere(&world, "trap-api", "the other one answers", EFFECT, by_former("spillover")).await;
+    switches.throw("zone-fallback", &good, "enable").await;
+    everywhere(&world, "trap-api", "the good one answers again", BOUND, by_former("zone-fallback")).await;
+    load.stop().check();
+}
+
 /// Ends a gateway as an operator does, and starts it.
 async fn again(gateway: &mut GatewayProcess) {
     gateway.terminate();
@@ -212,7 +271,7 @@ async fn a_switch_is_remembered() {
         .await
         .expect(201);
     Switches { operator: operator.clone(), world: &world }.throw("p", &version, "disable").await;
-    let disabled = |answer: &Answer| says_disabled(answer, "fallback");
+    let disabled = |answer: &Answer| says_disabled(answer, "last-good");
     everywhere(&world, "own-api", "it is disabled", EFFECT, disabled).await;
 
     again(world.gateway()).await;
@@ -263,7 +322,7 @@ async fn what_a_wiped_registry_forgot_can_be_taken_back() {
     Switches { operator: operator.clone(), world: &world }.throw("p", &version, "disable").await;
     let _ =
         operator.post("/v1/regions/test-1/drain?zone=test-1a", &json!({ "reason": WHY })).await.expect(200);
-    let disabled = |answer: &Answer| says_disabled(answer, "fallback");
+    let disabled = |answer: &Answer| says_disabled(answer, "last-good");
     everywhere(&world, "own-api", "it is disabled", EFFECT, disabled).await;
     drained(&world, true).await;
 

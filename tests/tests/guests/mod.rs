@@ -18,6 +18,25 @@ pub(crate) fn trapping_when_empty() -> Vec<u8> {
     only_zone_but('a', "(if (i32.eqz (local.get $count)) (then unreachable))")
 }
 
+/// The same, which refuses everything.
+pub(crate) fn refusing() -> Vec<u8> {
+    only_zone_but('a', REFUSE)
+}
+
+/// The same, which refuses to work without a config.
+pub(crate) fn needing_config() -> Vec<u8> {
+    only_zone_but('a', &format!("(if (i32.eqz (i32.load offset=4 (local.get $args))) (then {REFUSE}))"))
+}
+
+/// The same, which traps besides where a service has no endpoints.
+pub(crate) fn needing_config_and_trapping_when_empty() -> Vec<u8> {
+    let empty = "(if (i32.eqz (local.get $count)) (then unreachable))";
+    only_zone_but(
+        'a',
+        &format!("(if (i32.eqz (i32.load offset=4 (local.get $args))) (then {REFUSE})) {empty}"),
+    )
+}
+
 fn only_zone_but(letter: char, first: &str) -> Vec<u8> {
     let text = ONLY_ZONE.replace("$LETTER", &u32::from(letter).to_string()).replace("$IMPORT", "");
     component(&text.replace("$FIRST", first), "meridian:policy/routing-policy")
@@ -40,6 +59,11 @@ pub(crate) fn importing() -> Vec<u8> {
 pub(crate) fn of_another_world() -> Vec<u8> {
     component("(module)", "hostile:hostile/nothing")
 }
+
+/// An error of `open`, with the words of the reason.
+const REFUSE: &str =
+    "(i32.store (i32.const 64) (i32.const 1)) (i32.store offset=4 (i32.const 64) (i32.const 512))
+  (i32.store offset=8 (i32.const 64) (i32.const 13)) (return (i32.const 64))";
 
 const HOSTILE: &str = "package hostile:hostile;
 interface clock { now: func() -> u64; }

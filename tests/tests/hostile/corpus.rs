@@ -12,13 +12,6 @@ pub(crate) enum Verdict {
     LetIn(Said),
 }
 
-impl Verdict {
-    /// Whether lookups say `ok` of it.
-    pub(crate) fn is_harmless(self) -> bool {
-        matches!(self, Self::LetIn(Said::Ok))
-    }
-}
-
 /// What lookups say of a version that is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {

@@ -113,7 +113,7 @@ pub(crate) fn all() -> Vec<Hostile> {
         ("machine-code", "is an engine's compiled module", [&b"\x7fELF\x02\x01\x01\xc8"[..], b"\0.wasmtime.engine\0\x0248.0.0", &good].concat(), "not-a-component", None),
         ("magic-only", "ends after the magic", b"\0asm".to_vec(), "not-a-component", None),
         ("a-core-module", "is no component", text("(module)"), "not-a-component", None),
-        ("large", "is one byte larger than modules may be", [&good[..], &vec![0; (8 << 20) + 1 - good.len()]].concat(), "too-large", None),
+        ("large", "is one byte larger than modules may be", [&good[..], &vec![0; (8 << 20) + 1 - good.len()]].concat(), "module-too-large", None),
         // Broken files.
         ("of-the-future", "says that it is of another version", flipped(&good, 4, 6), code, None),
         ("half", "ends in the middle", good[..middle].to_vec(), code, None),

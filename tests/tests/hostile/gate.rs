@@ -28,7 +28,7 @@ fn wrong(verdict: Verdict, answer: &Answer) -> Option<String> {
     match verdict {
         Verdict::LetIn(_) => (answer.status != 201).then(said),
         Verdict::Refused(code, check) => {
-            let status = if code == "too-large" { 413 } else { 422 };
+            let status = if code == "module-too-large" { 413 } else { 422 };
             let as_said = answer.status == status
                 && answer.code() == code
                 && check.is_none_or(|check| answer["check"] == check && answer["input"].is_string());

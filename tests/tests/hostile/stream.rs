@@ -2,7 +2,7 @@
 
 use meridian_tests::client::{Answer, Client};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -26,8 +26,8 @@ pub(crate) struct Seen {
     times: Vec<(Instant, Duration)>,
     /// Lookups that gave no endpoint.
     pub(crate) failures: Vec<String>,
-    /// What answers said, by service.
-    pub(crate) said: BTreeMap<String, BTreeSet<Said>>,
+    /// What answers said, by service, and how often.
+    pub(crate) said: BTreeMap<String, BTreeMap<Said, usize>>,
 }
 
 impl Seen {
@@ -48,7 +48,18 @@ impl Seen {
             reason: text(&answer["policy"]["reason"]),
             region: text(&answer["endpoints"][0]["region"]),
         };
-        self.said.entry(service.to_owned()).or_default().insert(said);
+        *self.said.entry(service.to_owned()).or_default().entry(said).or_default() += 1;
+    }
+
+    /// How many answers of a service said what `is` holds for.
+    pub(crate) fn count_of(&self, service: &str, is: impl Fn(&Said) -> bool) -> usize {
+        self.said
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter(|(said, _)| is(said))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Takes over another stream's times.
