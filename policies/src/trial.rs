@@ -10,12 +10,12 @@ use crate::fault::{Fault, FaultKind};
 use crate::gate::Rejected;
 use crate::library::Compiled;
 use crate::limits::{PREPARE_FUEL, ROUTE_FUEL, TRIAL_CPU};
+use crate::processor;
 use meridian_model::plan::{self, Plan};
 use meridian_model::policy::case::{Answered, Case};
 use meridian_model::policy::schema::Schema;
 use meridian_model::policy::shown;
 use meridian_model::selection::Words;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ pub(crate) fn run(
     schema: Option<&Schema>,
     step: Step<'_>,
 ) -> Result<Findings, Rejected> {
-    let mut trial = Trial { compiled, step, begun: cpu_time(), check: "world", input: String::new() };
+    let mut trial = Trial { compiled, step, begun: processor::used(), check: "world", input: String::new() };
     let mut findings = Findings::default();
     let mut timed = |trial: &mut Trial<'_, '_>,
                      check: &'static str,
@@ -151,12 +151,6 @@ fn configs(cases: &[Case]) -> Vec<String> {
         }
     }
     configs
-}
-
-fn cpu_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
 }
 
 /// Key and entropy of the `n`th lookup.
@@ -284,7 +278,7 @@ impl Trial<'_, '_> {
         let config: String = config.chars().take(SHOWN_OF_CONFIG).collect();
         self.input = if config.is_empty() { input.to_owned() } else { format!("{input}, config {config}") };
         (self.step)(self.check, &self.input);
-        if cpu_time().saturating_sub(self.begun) > TRIAL_CPU {
+        if processor::used_since(self.begun) > TRIAL_CPU {
             let detail = format!("the trial took more than {} s of processor time", TRIAL_CPU.as_secs());
             return Err(Fault::new(FaultKind::Time, detail));
         }
