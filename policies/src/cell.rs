@@ -113,11 +113,16 @@ impl Cell {
     /// An estimate of the memory that the cell holds, in bytes.
     ///
     /// The engine tells the size of linear memory, not what of it was touched. A fresh Rust guest has 17 pages, of which it
-    /// touches a few; what it grew to beyond is counted whole.
+    /// touches a few. It grows by a page before it has anything to write there, so of the last one a part is counted; what
+    /// lies between is full.
     pub(crate) fn estimated_bytes(&self) -> usize {
         const TOUCHED_WHEN_FRESH: usize = 36 * 1024;
-        const SIZE_WHEN_FRESH: usize = 17 * 64 * 1024;
-        TOUCHED_WHEN_FRESH + self.store.data().memory_bytes().saturating_sub(SIZE_WHEN_FRESH)
+        const SIZE_WHEN_FRESH: usize = 17 * PAGE;
+        const PAGE: usize = 64 * 1024;
+        const TOUCHED_OF_LAST: usize = 8 * 1024;
+        let grown = self.store.data().memory_bytes().saturating_sub(SIZE_WHEN_FRESH);
+        let untouched = if grown > 0 { PAGE - TOUCHED_OF_LAST } else { 0 };
+        TOUCHED_WHEN_FRESH + grown.saturating_sub(untouched)
     }
 
     /// Fuel that the last call left; the gate's trial tells what calls cost.
