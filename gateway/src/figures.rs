@@ -171,6 +171,11 @@ pub fn host(host: Arc<Host>) -> Source {
             ),
             Figure::gauge("meridian_policy_views", "Prepared views", stats.views as f64),
             Figure::gauge("meridian_policy_cells", "Instances of policies", stats.cells as f64),
+            Figure::gauge(
+                "meridian_policy_quarantined",
+                "Uploaded policies that failed wherever they were bound, and rest on this gateway",
+                stats.quarantined as f64,
+            ),
             Figure::gauge("meridian_policy_versions", "Versions that can be run", stats.versions as f64),
             seconds("meridian_policy_compile_seconds_total", "Time spent compiling", stats.compile_micros),
             Figure::counter("meridian_policy_compilations_total", "Modules compiled", stats.compiled),

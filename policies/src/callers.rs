@@ -5,13 +5,13 @@ use meridian_model::binding::Effective;
 use meridian_model::caller::Caller;
 use meridian_model::names::{RegionName, ZoneName};
 use smol_str::SmolStr;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// A number that stands for one caller. Ask for it anew for every request: when too many callers were seen, numbers are
-/// given anew, and an old one then leads to cold lookups.
+/// A number that stands for one caller. Ask for it anew for every request: when too many callers were seen, some are
+/// forgotten, and an old number then leads to cold lookups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerId(u32);
 
@@ -22,19 +22,55 @@ pub(crate) struct Known {
     pub(crate) caller: Arc<Caller>,
 }
 
+/// Callers that are looked at for one to forget.
+const LOOKS: usize = 64;
+
 #[derive(Debug, Default)]
 struct Table {
     ids: HashMap<Arc<Caller>, CallerId>,
     known: HashMap<CallerId, Arc<Known>>,
-    /// Those of the generation before, so that a number stays good while the request lasts that asked for it.
-    former: HashMap<CallerId, Arc<Known>>,
+    /// The clock that decides who is forgotten: the front is looked at next.
+    clock: VecDeque<CallerId>,
     next: u32,
+}
+
+impl Table {
+    /// Makes room for one more: of those that are next, one goes that nobody else holds, neither a service whose answers it
+    /// gets nor a worker's memory. Where all are held, the one that the fewest hold. Returns whether that one was held.
+    fn forget_one(&mut self) -> bool {
+        let mut fewest: Option<(usize, CallerId)> = None;
+        for _ in 0..LOOKS.min(self.clock.len()) {
+            let Some(id) = self.clock.pop_front() else { break };
+            // One is the table's own.
+            let holders = self.known.get(&id).map_or(0, Arc::strong_count);
+            if holders <= 1 {
+                self.forget(id);
+                return false;
+            }
+            self.clock.push_back(id);
+            if fewest.is_none_or(|(least, _)| holders < least) {
+                fewest = Some((holders, id));
+            }
+        }
+        if let Some((_, id)) = fewest {
+            self.clock.retain(|other| *other != id);
+            self.forget(id);
+        }
+        true
+    }
+
+    fn forget(&mut self, id: CallerId) {
+        if let Some(known) = self.known.remove(&id) {
+            self.ids.remove(&known.caller);
+        }
+    }
 }
 
 /// All callers that the host can tell apart.
 #[derive(Debug, Default)]
 pub(crate) struct Callers {
     table: Mutex<Table>,
+    /// How often one was forgotten that workers may remember.
     generation: AtomicU32,
 }
 
@@ -44,9 +80,7 @@ impl Callers {
         if let Some(known) = table.ids.get(&caller).and_then(|id| table.known.get(id)) {
             return Arc::clone(known);
         }
-        if table.known.len() >= MAX_CALLERS {
-            table.ids.clear();
-            table.former = std::mem::take(&mut table.known);
+        if table.known.len() >= MAX_CALLERS && table.forget_one() {
             self.generation.fetch_add(1, Ordering::Relaxed);
         }
         let id = CallerId(table.next);
@@ -54,12 +88,13 @@ impl Callers {
         let known = Arc::new(Known { id, caller: Arc::new(caller) });
         table.ids.insert(Arc::clone(&known.caller), id);
         table.known.insert(id, Arc::clone(&known));
+        table.clock.push_back(id);
         known
     }
 
     pub(crate) fn get(&self, id: CallerId) -> Option<Arc<Known>> {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.known.get(&id).or_else(|| table.former.get(&id)).cloned()
+        table.known.get(&id).cloned()
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -146,4 +181,37 @@ fn is(
         && caller.region == *region
         && passing(labels, allowed).count() == caller.labels.len()
         && passing(labels, allowed).all(|(k, v)| caller.labels.get(k).is_some_and(|known| known == v))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(n: usize) -> Caller {
+        let labels = [(SmolStr::new_static("n"), n.to_string().into())];
+        Caller { region: "ap-south-1".parse().unwrap(), zone: None, labels: labels.into_iter().collect() }
+    }
+
+    #[test]
+    fn whom_somebody_holds_is_not_forgotten() {
+        let callers = Callers::default();
+        let held: Vec<_> = (0..10).map(|n| callers.intern(caller(n))).collect();
+        let passing: Vec<CallerId> = (10..MAX_CALLERS + 100).map(|n| callers.intern(caller(n)).id).collect();
+        assert_eq!((callers.count(), callers.generation()), (MAX_CALLERS, 0));
+        assert!(held.iter().all(|known| callers.get(known.id).is_some()));
+        assert!(callers.get(passing[0]).is_none(), "the first of those that nobody holds went");
+        assert!(callers.get(passing[passing.len() - 1]).is_some());
+    }
+
+    #[test]
+    fn where_all_are_held_the_one_that_fewest_hold_goes_and_workers_learn_of_it() {
+        let callers = Callers::default();
+        let first = callers.intern(caller(0));
+        let _holders = vec![Arc::clone(&first); 100];
+        let held: Vec<_> = (1..=MAX_CALLERS).map(|n| callers.intern(caller(n))).collect();
+        assert_eq!((callers.count(), callers.generation()), (MAX_CALLERS, 1));
+        assert!(callers.get(first.id).is_some());
+        assert!(callers.get(held[0].id).is_none());
+        assert_ne!(callers.intern(caller(1)).id, held[0].id);
+    }
 }

@@ -6,7 +6,7 @@
 use crate::contract::{Caller, Plan, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::Compiled;
-use crate::limits::{self, Limiter};
+use crate::limits::{self, Limiter, Net, PREPARE_NET, ROUTE_NET};
 use meridian_model::plan;
 use wasmtime::Store;
 use wasmtime::component::{Func, ResourceAny, TypedFunc};
@@ -31,7 +31,7 @@ impl Cell {
     /// A fresh instance.
     pub(crate) fn new(compiled: &Compiled) -> Result<Self, Fault> {
         let mut store = limits::store(compiled.engine());
-        allow(&mut store, limits::PREPARE_FUEL, limits::PREPARE_TICKS);
+        limits::allow(&mut store, limits::PREPARE_FUEL, PREPARE_NET);
         let made = Self::instantiate(compiled, &mut store);
         let (open, admit, plans, route) =
             made.map_err(|error| Fault::from_engine(&error, store.data().refused()))?;
@@ -66,7 +66,7 @@ impl Cell {
 
     /// Opens a router over a service.
     pub(crate) fn open(&mut self, config: &str, service: &Service<'_>) -> Result<Handle, Fault> {
-        self.begin(limits::PREPARE_FUEL, limits::PREPARE_TICKS)?;
+        self.begin(limits::PREPARE_FUEL, PREPARE_NET)?;
         let answer = self
             .open
             .typed::<(&str, &Service<'_>), Refusable<ResourceAny>>(&self.store)
@@ -77,7 +77,7 @@ impl Cell {
 
     /// Admits a caller to a router.
     pub(crate) fn admit(&mut self, router: Handle, caller: &Caller<'_>) -> Result<Handle, Fault> {
-        self.begin(limits::PREPARE_FUEL, limits::PREPARE_TICKS)?;
+        self.begin(limits::PREPARE_FUEL, PREPARE_NET)?;
         let answer = self
             .admit
             .typed::<(ResourceAny, &Caller<'_>), Refusable<ResourceAny>>(&self.store)
@@ -88,7 +88,7 @@ impl Cell {
 
     /// The plans of a view. Policies may hand them out once only.
     pub(crate) fn plans(&mut self, view: Handle) -> Result<Vec<plan::Plan>, Fault> {
-        self.begin(limits::PREPARE_FUEL, limits::PREPARE_TICKS)?;
+        self.begin(limits::PREPARE_FUEL, PREPARE_NET)?;
         let answer = self.plans.call(&mut self.store, (view.0,));
         let (plans,) = answer.map_err(|error| self.end(&error))?;
         Ok(plans.into_iter().map(Into::into).collect())
@@ -97,7 +97,7 @@ impl Cell {
     /// Which plan answers: the call of every lookup.
     #[inline]
     pub(crate) fn route(&mut self, view: Handle, key: u64, entropy: u64) -> Result<u32, Fault> {
-        self.begin(limits::ROUTE_FUEL, limits::ROUTE_TICKS)?;
+        self.begin(limits::ROUTE_FUEL, ROUTE_NET)?;
         match self.route.call(&mut self.store, (view.0, key, entropy)) {
             Ok((plan,)) => Ok(plan),
             Err(error) => Err(self.end(&error)),
@@ -106,18 +106,23 @@ impl Cell {
 
     /// Drops a router or a view inside the instance.
     pub(crate) fn close(&mut self, handle: Handle) -> Result<(), Fault> {
-        self.begin(limits::PREPARE_FUEL, limits::PREPARE_TICKS)?;
+        self.begin(limits::PREPARE_FUEL, PREPARE_NET)?;
         handle.0.resource_drop(&mut self.store).map_err(|error| self.end(&error))
     }
 
     /// An estimate of the memory that the cell holds, in bytes.
     ///
     /// The engine tells the size of linear memory, not what of it was touched. A fresh Rust guest has 17 pages, of which it
-    /// touches a few; what it grew to beyond is counted whole.
+    /// touches a few. It grows by a page before it has anything to write there, so of the last one a part is counted; what
+    /// lies between is full.
     pub(crate) fn estimated_bytes(&self) -> usize {
         const TOUCHED_WHEN_FRESH: usize = 36 * 1024;
-        const SIZE_WHEN_FRESH: usize = 17 * 64 * 1024;
-        TOUCHED_WHEN_FRESH + self.store.data().memory_bytes().saturating_sub(SIZE_WHEN_FRESH)
+        const SIZE_WHEN_FRESH: usize = 17 * PAGE;
+        const PAGE: usize = 64 * 1024;
+        const TOUCHED_OF_LAST: usize = 8 * 1024;
+        let grown = self.store.data().memory_bytes().saturating_sub(SIZE_WHEN_FRESH);
+        let untouched = if grown > 0 { PAGE - TOUCHED_OF_LAST } else { 0 };
+        TOUCHED_WHEN_FRESH + grown.saturating_sub(untouched)
     }
 
     /// Fuel that the last call left; the gate's trial tells what calls cost.
@@ -132,11 +137,11 @@ impl Cell {
     }
 
     #[inline]
-    fn begin(&mut self, fuel: u64, ticks: u64) -> Result<(), Fault> {
+    fn begin(&mut self, fuel: u64, net: Net) -> Result<(), Fault> {
         if let Some(fault) = &self.ended {
             return Err(fault.clone());
         }
-        allow(&mut self.store, fuel, ticks);
+        limits::allow(&mut self.store, fuel, net);
         Ok(())
     }
 
@@ -146,11 +151,4 @@ impl Cell {
         self.ended = Some(fault.clone());
         fault
     }
-}
-
-#[inline]
-fn allow(store: &mut Store<Limiter>, fuel: u64, ticks: u64) {
-    // Fails only where the engine does not count fuel; this one does.
-    let _ = store.set_fuel(fuel);
-    store.set_epoch_deadline(ticks);
 }

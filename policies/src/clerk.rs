@@ -5,17 +5,19 @@
 
 use crate::callers::{CallerId, Known};
 use crate::canary::Split;
-use crate::cell::Cell;
-use crate::entry::{Built, Entry};
+use crate::entry::{Build, Built, Entry};
 use crate::fault::{Fault, FaultKind};
 use crate::inbox::{Inbox, News};
+use crate::lane::{Kind, Lane, LaneName};
 use crate::library::Library;
 use crate::limits::{BATCH_SERVICES, MAX_VIEWS, SHARED_SERVICES};
 use crate::observation::{Book, Observation};
-use crate::preparation::{Batch, Canary, CanaryOrder, Order, Parcel, Prepared};
+use crate::preparation::{Banned, Batch, Canary, CanaryOrder, Order, Parcel, Prepared};
+use crate::quarantine::Quarantine;
 use crate::shadow::{self, Log, Showed};
 use crate::stats::Counters;
-use crate::view::View;
+use crate::view::{Outcome, View};
+use crate::worker::is_of;
 use meridian_model::binding::{Bound, Effective};
 use meridian_model::contrast::Contrast;
 use meridian_model::names::PolicyVersion;
@@ -26,13 +28,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-
-/// What a worker no longer needs. Dropping it unmaps memory, so it is not dropped where lookups run.
-#[derive(Default)]
-pub(crate) struct Remains {
-    pub(crate) cells: Vec<Cell>,
-    pub(crate) views: Vec<Arc<View>>,
-}
 
 /// A lookup that waits for its preparation.
 pub(crate) struct Waiter {
@@ -73,8 +68,6 @@ pub(crate) enum Command {
     Again(BTreeSet<u32>),
     /// A version came into the library.
     Inserted(PolicyVersion),
-    /// To be dropped here.
-    Bury(Remains),
     /// Somebody wants a view for exactly this snapshot.
     Evaluate(Evaluate),
     /// A preparer is done.
@@ -116,35 +109,6 @@ pub(crate) enum Job {
     Canary { order: CanaryOrder, workers: Vec<usize> },
 }
 
-/// The preparers, apart so that the slow delay the slow only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LaneName {
-    /// Standard policies, and services that no policy can serve.
-    House,
-    /// Uploaded policies that prepare quickly.
-    Quick,
-    /// Uploaded policies that do not, and when there is nothing else, bringing services together that share too many cells:
-    /// nobody waits for that, and it takes longer than a lookup may.
-    Slow,
-}
-
-impl LaneName {
-    pub(crate) const ALL: [Self; 3] = [Self::House, Self::Quick, Self::Slow];
-}
-
-pub(crate) struct Lane {
-    pub(crate) name: LaneName,
-    jobs: std::sync::mpsc::Sender<Job>,
-    busy: bool,
-    queue: VecDeque<u32>,
-    questions: VecDeque<Evaluate>,
-    /// Services whose canary is to be prepared.
-    pub(crate) canaries: VecDeque<u32>,
-}
-
-/// Questions that wait at one preparer; one more is answered by the native fallback.
-const MAX_QUESTIONS: usize = 4_096;
-
 /// One row of cells, the same cell for every worker, and the services that live in it.
 pub(crate) struct Group {
     pub(crate) members: HashSet<u32>,
@@ -164,6 +128,9 @@ pub(crate) struct Clerk {
     pub(crate) next_group: u64,
     pub(crate) bytes: usize,
     pub(crate) lanes: Vec<Lane>,
+    /// The number of the last order.
+    tickets: u64,
+    pub(crate) quarantine: Quarantine,
     pub(crate) workers: BTreeMap<usize, Arc<Inbox>>,
     /// The clock that decides who is evicted: the front is looked at next.
     clock: VecDeque<u32>,
@@ -185,14 +152,6 @@ impl Clerk {
         lanes: Vec<(LaneName, std::sync::mpsc::Sender<Job>)>,
         shadows: Arc<shadow::Tasks>,
     ) -> Self {
-        let lane = |(name, jobs)| Lane {
-            name,
-            jobs,
-            busy: false,
-            queue: VecDeque::new(),
-            questions: VecDeque::new(),
-            canaries: VecDeque::new(),
-        };
         Self {
             library,
             counters,
@@ -201,7 +160,9 @@ impl Clerk {
             groups: HashMap::new(),
             next_group: 0,
             bytes: 0,
-            lanes: lanes.into_iter().map(lane).collect(),
+            lanes: lanes.into_iter().map(|(name, jobs)| Lane::new(name, jobs)).collect(),
+            tickets: 0,
+            quarantine: Quarantine::default(),
             workers: BTreeMap::new(),
             clock: VecDeque::new(),
             timers: BinaryHeap::new(),
@@ -260,7 +221,6 @@ impl Clerk {
                 let wanting: Vec<u32> = wanting.map(|(slot, _)| *slot).collect();
                 wanting.into_iter().for_each(|slot| self.enqueue(slot, false));
             }
-            Command::Bury(remains) => drop(remains),
             Command::Evaluate(question) => self.evaluate(question),
             Command::Prepared { lane, batch, workers, took } => {
                 self.free(lane);
@@ -309,18 +269,19 @@ impl Clerk {
             if self.lanes[lane].busy {
                 continue;
             }
-            let Some(job) = self.next_job(lane, now) else { continue };
-            let sent = self.lanes[lane].jobs.send(job).is_ok();
-            self.lanes[lane].busy = sent;
+            if let Some(job) = self.next_job(lane, now) {
+                self.lanes[lane].hand_out(job);
+            }
         }
         let counters = &self.counters;
         counters.cache_bytes.store(self.bytes as u64, Ordering::Relaxed);
         counters.services.store(self.services.len() as u64, Ordering::Relaxed);
+        counters.quarantined.store(self.quarantine.count(now) as u64, Ordering::Relaxed);
         counters.cells.store(self.groups.values().map(|g| g.cells as u64).sum(), Ordering::Relaxed);
     }
 
     fn free(&mut self, name: LaneName) {
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name) {
+        if let Some(lane) = self.lane_mut(name) {
             lane.busy = false;
         }
     }
@@ -343,6 +304,8 @@ impl Clerk {
             return;
         }
         if !entry.callers.iter().any(|known| known.id == caller.id) {
+            // Who was forgotten in between has another number.
+            entry.callers.retain(|known| known.caller != caller.caller);
             if entry.callers.len() >= MAX_VIEWS {
                 entry.forget_a_caller();
                 self.counters.forgotten_callers.fetch_add(1, Ordering::Relaxed);
@@ -355,38 +318,66 @@ impl Clerk {
 
     fn enqueue(&mut self, slot: u32, first: bool) {
         let Some(entry) = self.services.get_mut(&slot) else { return };
-        if entry.building {
-            entry.dirty = true;
-            return;
-        }
-        if entry.queued {
-            return;
-        }
-        entry.queued = true;
         let name = lane_of(&self.library, &entry.latest.binding);
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name) {
-            if first { lane.queue.push_front(slot) } else { lane.queue.push_back(slot) }
+        match entry.building {
+            Some(build) if build.lane == name => {
+                entry.dirty = true;
+                return;
+            }
+            // It has left what is slow, or was only to be brought together with others: it does not wait for that, and what
+            // comes of it is dropped.
+            Some(_) => entry.building = None,
+            None => {}
+        }
+        if entry.queued == Some(name) {
+            return;
+        }
+        // Where it waits in another lane, it is passed over there.
+        entry.queued = Some(name);
+        if let Some(lane) = self.lane_mut(name) {
+            if first { lane.services.push_front(slot) } else { lane.services.push_back(slot) }
         }
     }
 
+    pub(crate) fn lane_mut(&mut self, name: LaneName) -> Option<&mut Lane> {
+        self.lanes.iter_mut().find(|lane| lane.name == name)
+    }
+
     fn next_job(&mut self, lane: usize, now: Instant) -> Option<Job> {
-        if let Some(question) = self.lanes[lane].questions.pop_front() {
-            let banned =
-                self.services.get(&question.snapshot.slot).map(|e| e.banned(now)).unwrap_or_default();
-            let snapshot = Arc::clone(&question.snapshot);
-            let order = Order { snapshot, callers: vec![Arc::clone(&question.caller)], banned };
-            return Some(Job::Evaluate { order, question });
+        for kind in self.lanes[lane].last.turns_after() {
+            let job = match kind {
+                Kind::Services => {
+                    let most = if self.lanes[lane].name == LaneName::House { BATCH_SERVICES } else { 1 };
+                    let slots = self.take_queued(lane, most);
+                    self.prepare(lane, slots, now)
+                }
+                Kind::Questions => self.next_question(lane, now),
+                Kind::Canaries => self.next_canary(lane, now),
+            };
+            if job.is_some() {
+                self.lanes[lane].last = kind;
+                return job;
+            }
         }
+        let slots = if self.lanes[lane].name == LaneName::Slow { self.sparse() } else { Vec::new() };
+        self.prepare(lane, slots, now)
+    }
+
+    fn next_question(&mut self, lane: usize, now: Instant) -> Option<Job> {
+        let question = self.lanes[lane].questions.pop()?;
+        let mut banned =
+            self.services.get(&question.snapshot.slot).map(|entry| entry.banned(now)).unwrap_or_default();
+        banned.extend(self.quarantined(&question.snapshot.binding, now).map(|(_, banned)| banned));
+        let snapshot = Arc::clone(&question.snapshot);
+        let order = Order { ticket: 0, snapshot, callers: vec![Arc::clone(&question.caller)], banned };
+        Some(Job::Evaluate { order, question })
+    }
+
+    fn prepare(&mut self, lane: usize, slots: Vec<u32>, now: Instant) -> Option<Job> {
         let name = self.lanes[lane].name;
-        let mut slots = self.take_queued(lane, if name == LaneName::House { BATCH_SERVICES } else { 1 });
-        if slots.is_empty() && name == LaneName::Slow {
-            slots = self.sparse();
-        }
-        let orders: Vec<Order> = slots.into_iter().filter_map(|slot| self.order(slot, now)).collect();
-        if orders.is_empty() {
-            return self.next_canary(lane, now);
-        }
-        Some(Job::Prepare { orders, workers: self.workers.keys().copied().collect() })
+        let orders: Vec<Order> = slots.into_iter().filter_map(|slot| self.order(slot, name, now)).collect();
+        let workers = || self.workers.keys().copied().collect();
+        (!orders.is_empty()).then(|| Job::Prepare { orders, workers: workers() })
     }
 
     /// The next services of a lane that are answered by the same version.
@@ -394,20 +385,22 @@ impl Clerk {
         let mut version = None;
         let mut taken = Vec::new();
         let mut others = VecDeque::new();
+        let name = self.lanes[lane].name;
         while taken.len() < most
-            && let Some(slot) = self.lanes[lane].queue.pop_front()
+            && let Some(slot) = self.lanes[lane].services.pop_front()
         {
-            let Some(entry) = self.services.get_mut(&slot) else { continue };
+            let entry = self.services.get_mut(&slot).filter(|entry| entry.queued == Some(name));
+            let Some(entry) = entry else { continue };
             let wanted = entry.latest.binding.active.version;
             if *version.get_or_insert(wanted) == wanted {
-                entry.queued = false;
+                entry.queued = None;
                 taken.push(slot);
             } else {
                 others.push_back(slot);
             }
         }
-        others.append(&mut self.lanes[lane].queue);
-        self.lanes[lane].queue = others;
+        others.append(&mut self.lanes[lane].services);
+        self.lanes[lane].services = others;
         taken
     }
 
@@ -431,22 +424,58 @@ impl Clerk {
             if slots.len() + group.members.len() > SHARED_SERVICES {
                 break;
             }
-            let idle = |slot: &&u32| self.services.get(slot).is_some_and(|e| !e.building && !e.queued);
+            let idle = |slot: &&u32| {
+                self.services.get(slot).is_some_and(|e| e.building.is_none() && e.queued.is_none())
+            };
             slots.extend(group.members.iter().filter(idle));
             merged += 1;
         }
         if merged < 2 { Vec::new() } else { slots.into_iter().collect() }
     }
 
-    fn order(&mut self, slot: u32, now: Instant) -> Option<Order> {
+    fn order(&mut self, slot: u32, lane: LaneName, now: Instant) -> Option<Order> {
+        let binding = Arc::clone(&self.services.get(&slot)?.latest.binding);
+        let quarantined: Vec<(Instant, Banned)> = self.quarantined(&binding, now).collect();
+        self.tickets += 1;
+        let ticket = self.tickets;
         let entry = self.services.get_mut(&slot)?;
-        entry.building = true;
+        entry.building = Some(Build { ticket, lane });
         entry.dirty = false;
-        Some(Order {
-            snapshot: Arc::clone(&entry.latest),
-            callers: entry.callers.clone(),
-            banned: entry.banned(now),
+        let mut banned = entry.banned(now);
+        for (until, ban) in quarantined {
+            if entry.wakes != Some(until) {
+                entry.wakes = Some(until);
+                self.timers.push(Reverse((until, slot)));
+            }
+            banned.push(ban);
+        }
+        Some(Order { ticket, snapshot: Arc::clone(&entry.latest), callers: entry.callers.clone(), banned })
+    }
+
+    /// The policies of a binding that rest whatever they are bound to, and until when.
+    fn quarantined(&self, binding: &Effective, now: Instant) -> impl Iterator<Item = (Instant, Banned)> {
+        binding.versions().filter_map(move |bound| {
+            let (until, fault) = self.quarantine.rests(bound, now)?;
+            Some((until, Banned { bound: bound.clone(), caller: None, fault: fault.clone() }))
         })
+    }
+
+    /// An uploaded policy failed at a service as a whole: if it does so everywhere, it rests everywhere.
+    pub(crate) fn suspect(&mut self, slot: u32, bound: &Bound, fault: &Fault, now: Instant) {
+        if self.library.get(&bound.version).is_none_or(|compiled| compiled.is_standard()) {
+            return;
+        }
+        let works = |failed: &HashSet<u32>| {
+            let ran = |view: &Arc<View>| view.outcome == Outcome::Ok && is_of(view, bound);
+            let works = |(slot, entry): &(&u32, &Entry)| {
+                !failed.contains(slot) && entry.built.as_ref().is_some_and(|b| b.views.values().any(ran))
+            };
+            self.services.iter().filter(works).count()
+        };
+        if let Some(pause) = self.quarantine.failed(bound, slot, fault, now, works) {
+            let Bound { policy, version, .. } = bound;
+            tracing::warn!(%policy, %version, %fault, ?pause, "a policy fails everywhere: it rests on this gateway");
+        }
     }
 
     fn prepared(&mut self, batch: Batch, workers: &[usize], took: Duration, now: Instant) {
@@ -464,8 +493,13 @@ impl Clerk {
             self.groups.insert(first_group + row as u64, group);
             self.bytes += bytes;
         }
-        let gone: BTreeSet<u32> =
-            prepared.iter().map(|p| p.slot).filter(|slot| !self.services.contains_key(slot)).collect();
+        // What became of the services meanwhile decides whether anybody still wants it.
+        let wanted = |prepared: &Prepared| {
+            let build = self.services.get(&prepared.slot).and_then(|entry| entry.building);
+            build.is_some_and(|build| build.ticket == prepared.ticket)
+        };
+        let (prepared, gone): (Vec<Prepared>, Vec<Prepared>) = prepared.into_iter().partition(wanted);
+        let gone = gone.iter().map(|prepared| prepared.slot).collect();
         self.deliver(parcels, workers, &gone);
         for prepared in prepared {
             counters.prepared_views.fetch_add(prepared.views.len() as u64, Ordering::Relaxed);
@@ -497,7 +531,7 @@ impl Clerk {
     }
 
     fn settle(&mut self, prepared: Prepared, workers: &[usize], first_group: u64, now: Instant) {
-        let Prepared { slot, views, faults, of_callers, rows, watched } = prepared;
+        let Prepared { slot, views, faults, of_callers, rows, watched, .. } = prepared;
         if !self.services.contains_key(&slot) {
             return;
         }
@@ -506,7 +540,7 @@ impl Clerk {
             self.observe(slot, &view.snapshot, watched);
         }
         if let Some(book) = self.books.get_mut(&slot) {
-            of_callers.iter().for_each(|(bound, fault)| book.failed(bound, fault));
+            of_callers.iter().for_each(|(bound, _, fault)| book.failed(bound, fault));
         }
         let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
         for group in &groups {
@@ -515,8 +549,21 @@ impl Clerk {
             }
         }
         let mut retry = Vec::new();
+        let ran =
+            |bound: &Bound| views.iter().any(|(_, view)| view.outcome == Outcome::Ok && is_of(view, bound));
+        let whole = faults.iter().map(|(bound, fault)| (bound, fault));
+        let nobody =
+            of_callers.iter().map(|(bound, _, fault)| (bound, fault)).filter(|(bound, _)| !ran(bound));
+        for (bound, fault) in whole.chain(nobody).filter(|(_, fault)| fault.ends_instance()) {
+            self.suspect(slot, bound, fault, now);
+        }
         let Some(entry) = self.services.get_mut(&slot) else { return };
-        entry.building = false;
+        entry.building = None;
+        for (bound, caller, fault) in of_callers {
+            if fault.ends_instance() {
+                retry.push(entry.ban(bound, Some(caller), fault, now));
+            }
+        }
         entry.missing.clear();
         for (bound, fault) in faults {
             // One that has not come yet has not failed.
@@ -525,7 +572,7 @@ impl Clerk {
             }
             match fault.kind {
                 FaultKind::Missing => entry.missing.push(bound.version),
-                _ if fault.ends_instance() => retry.push(entry.ban(bound, fault, now)),
+                _ if fault.ends_instance() => retry.push(entry.ban(bound, None, fault, now)),
                 // A refusal of this snapshot is final; the next snapshot is asked again anyway.
                 _ => {}
             }
@@ -562,15 +609,15 @@ impl Clerk {
                 book.failed(&bound, &fault);
             }
             let candidate = entry.latest.binding.candidate.as_ref().is_some_and(|c| c.bound == bound);
-            let until = entry.ban(bound, fault, now);
+            let until = entry.ban(bound.clone(), None, fault.clone(), now);
+            // Whoever shared a cell with it has lost that cell too; of a candidate, nothing of the active version is lost.
+            let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
+            self.suspect(slot, &bound, &fault, now);
             if candidate {
-                // Nothing of the active version is lost.
                 self.stage_timers.push(Reverse((until, slot)));
                 return;
             }
             self.timers.push(Reverse((until, slot)));
-            // Whoever shared a cell with it has lost that cell too.
-            let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
             let others: Vec<u32> =
                 groups.iter().filter_map(|g| self.groups.get(g)).flat_map(|g| &g.members).copied().collect();
             others.into_iter().for_each(|other| self.enqueue(other, false));
@@ -597,11 +644,8 @@ impl Clerk {
         }
         let name = lane_of(&self.library, &question.snapshot.binding)
             .max(canary_lane(&self.library, &question.snapshot.binding));
-        // One too many is dropped, and its caller falls back.
-        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name)
-            && lane.questions.len() < MAX_QUESTIONS
-        {
-            lane.questions.push_back(question);
+        if let Some(lane) = self.lane_mut(name) {
+            lane.questions.push(question);
         }
     }
 
@@ -649,7 +693,7 @@ impl Clerk {
                 // Every mark is taken, so no short circuit.
                 built.views.values().filter(|view| view.take_used()).count() > 0
             });
-            if used || entry.building || entry.queued {
+            if used || entry.building.is_some() || entry.queued.is_some() {
                 self.clock.push_back(slot);
                 continue;
             }

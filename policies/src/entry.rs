@@ -3,7 +3,9 @@
 use crate::callers::{CallerId, Known};
 use crate::clerk::Waiter;
 use crate::fault::Fault;
-use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN};
+use crate::lane::LaneName;
+use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, CALLER_BACKOFF};
+use crate::preparation::Banned;
 use crate::view::View;
 use meridian_model::binding::Bound;
 use meridian_model::names::PolicyVersion;
@@ -15,24 +17,36 @@ use std::time::{Duration, Instant};
 /// A policy of a service that rests after a fault.
 struct Ban {
     bound: Bound,
+    /// For one caller only, where it failed for that one only.
+    caller: Option<CallerId>,
     fault: Fault,
-    since: Instant,
     until: Instant,
     pause: Duration,
+}
+
+/// Who prepares a service.
+#[derive(Clone, Copy)]
+pub(crate) struct Build {
+    /// Of the order, so that the answer to one that was given up is known.
+    pub(crate) ticket: u64,
+    pub(crate) lane: LaneName,
 }
 
 /// What is known of one service.
 pub(crate) struct Entry {
     pub(crate) latest: Arc<Snapshot>,
     pub(crate) callers: Vec<Arc<Known>>,
-    pub(crate) queued: bool,
-    pub(crate) building: bool,
+    /// Where it waits.
+    pub(crate) queued: Option<LaneName>,
+    pub(crate) building: Option<Build>,
     /// Something changed while it was being prepared.
     pub(crate) dirty: bool,
     pub(crate) waiters: Vec<(CallerId, Waiter)>,
     pub(crate) built: Option<Built>,
     bans: Vec<Ban>,
     pub(crate) missing: Vec<PolicyVersion>,
+    /// When a policy of it is tried again that rests whatever it is bound to.
+    pub(crate) wakes: Option<Instant>,
     /// Views for `n=all` and watches, of callers that no lookup has asked for.
     pub(crate) evaluated: HashMap<CallerId, Arc<View>>,
 }
@@ -49,44 +63,55 @@ impl Entry {
         Self {
             latest,
             callers: Vec::new(),
-            queued: false,
-            building: false,
+            queued: None,
+            building: None,
             dirty: false,
             waiters: Vec::new(),
             built: None,
             bans: Vec::new(),
             missing: Vec::new(),
+            wakes: None,
             evaluated: HashMap::new(),
         }
     }
 
     /// Whether this policy rests at `now`.
     pub(crate) fn rests(&self, bound: &Bound, now: Instant) -> bool {
-        self.bans.iter().any(|ban| ban.bound == *bound && ban.until > now)
+        self.bans.iter().any(|ban| ban.bound == *bound && ban.caller.is_none() && ban.until > now)
     }
 
-    pub(crate) fn banned(&self, now: Instant) -> Vec<(Bound, Fault)> {
+    pub(crate) fn banned(&self, now: Instant) -> Vec<Banned> {
         let bans = self.bans.iter().filter(|ban| ban.until > now);
-        bans.map(|ban| (ban.bound.clone(), ban.fault.clone())).collect()
+        bans.map(|ban| Banned { bound: ban.bound.clone(), caller: ban.caller, fault: ban.fault.clone() })
+            .collect()
     }
 
-    /// Lets a policy rest; returns until when.
-    pub(crate) fn ban(&mut self, bound: Bound, fault: Fault, now: Instant) -> Instant {
-        let binding = &self.latest.binding;
-        self.bans.retain(|ban| binding.versions().any(|bound| *bound == ban.bound));
-        if let Some(ban) = self.bans.iter_mut().find(|ban| ban.bound == bound) {
+    /// Lets a policy rest, for one caller or for all; returns until when.
+    pub(crate) fn ban(
+        &mut self,
+        bound: Bound,
+        caller: Option<CallerId>,
+        fault: Fault,
+        now: Instant,
+    ) -> Instant {
+        let (shortest, longest) = if caller.is_some() { CALLER_BACKOFF } else { BACKOFF };
+        let (binding, callers) = (&self.latest.binding, &self.callers);
+        self.bans.retain(|ban| {
+            let asks = ban.caller.is_none_or(|id| callers.iter().any(|known| known.id == id));
+            asks && binding.versions().any(|bound| *bound == ban.bound)
+        });
+        if let Some(ban) = self.bans.iter_mut().find(|ban| ban.bound == bound && ban.caller == caller) {
             if ban.until > now {
                 return ban.until;
             }
-            let same_trouble = now.duration_since(ban.since) < BACKOFF_FORGOTTEN;
-            ban.pause = if same_trouble { (ban.pause * 2).min(BACKOFF.1) } else { BACKOFF.0 };
-            ban.since = now;
+            let same_trouble = now.duration_since(ban.until) < BACKOFF_FORGOTTEN;
+            ban.pause = if same_trouble { (ban.pause * 2).min(longest) } else { shortest };
             ban.until = now + ban.pause;
             ban.fault = fault;
             return ban.until;
         }
-        let until = now + BACKOFF.0;
-        self.bans.push(Ban { bound, fault, since: now, until, pause: BACKOFF.0 });
+        let until = now + shortest;
+        self.bans.push(Ban { bound, caller, fault, until, pause: shortest });
         until
     }
 

@@ -4,15 +4,18 @@ use crate::artefact::{self, Artefacts};
 use crate::callers::{CallerId, Callers};
 use crate::canary::Split;
 use crate::carried::Carried;
-use crate::clerk::{Clerk, Command, Evaluate, Job, LaneName, Place, Remains, Waiter};
+use crate::clerk::{Clerk, Command, Evaluate, Job, Place, Waiter};
 use crate::compiler::Compiler;
 use crate::fault::{Fault, FaultKind};
 use crate::gate::{Gate, Rejected, Report};
 use crate::inbox::Inbox;
+use crate::lane::LaneName;
 use crate::library::{Compiled, Library, LibraryFull};
-use crate::limits::{self, EVALUATE_WAIT, MAX_WAITING, TRY_WAIT, Threads};
+use crate::limits::{self, BESIDE_NICENESS, EVALUATE_WAIT, MAX_WAITING, MAX_WAITING_CONFIGS, TRY_WAIT, Threads};
 use crate::observation::Observation;
 use crate::preparation::{self, CanaryOrder, Order, Parcel};
+use crate::processor;
+use crate::remains::{self, Remains};
 use crate::shadow::{Log, Runner, Tasks};
 use crate::standard::{STANDARD, Standard, standard_of};
 use crate::stats::{Counters, HostStats, WorkerCounters};
@@ -29,7 +32,7 @@ use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,6 +77,17 @@ pub enum HostError {
     Standard(&'static str, Rejected),
 }
 
+/// Why a config is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigRefused {
+    /// The policy's own words, or the check that failed and on what.
+    #[error("{0}")]
+    Rejected(Rejected),
+    /// Too many are being tried; in a second there is room.
+    #[error("too many configs are being tried; try again in a second")]
+    Busy,
+}
+
 /// What an evaluation found.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
@@ -83,9 +97,18 @@ pub struct Evaluation {
     pub plan: Option<usize>,
 }
 
+/// A config to be tried.
+struct TryConfig {
+    compiled: Arc<Compiled>,
+    config: SmolStr,
+    answer: oneshot::Sender<Result<(), Rejected>>,
+}
+
 /// What workers, the clerk and the preparers have in common.
 pub(crate) struct Shared {
     commands: Sender<Command>,
+    remains: Sender<Remains>,
+    configs: SyncSender<TryConfig>,
     pub(crate) callers: Callers,
     pub(crate) counters: Arc<Counters>,
     library: Arc<Library>,
@@ -102,8 +125,9 @@ impl Shared {
     }
 
     pub(crate) fn bury(&self, remains: Remains) {
-        if !(remains.cells.is_empty() && remains.views.is_empty()) {
-            self.send(Command::Bury(remains));
+        if !remains.is_empty() {
+            // Without that thread there is no host any more, and it is dropped here.
+            let _ = self.remains.send(remains);
         }
     }
 
@@ -191,6 +215,10 @@ impl Host {
         let budget = config.router_cache_bytes;
         let clerk = Clerk::new(Arc::clone(&library), Arc::clone(&counters), budget, lanes, shadows);
         spawn("policy-clerk", move || run_clerk(clerk, &inbox))?;
+        let (remains, buried) = mpsc::channel();
+        spawn("policy-remains", move || remains::bury(&buried))?;
+        let (configs, tried) = mpsc::sync_channel(MAX_WAITING_CONFIGS);
+        spawn("policy-configs", move || try_configs(&tried))?;
         let weak = engine.weak();
         spawn("policy-epochs", move || {
             while let Some(engine) = weak.upgrade() {
@@ -201,6 +229,8 @@ impl Host {
         })?;
         let shared = Shared {
             commands,
+            remains,
+            configs,
             callers: Callers::default(),
             counters,
             library,
@@ -239,13 +269,16 @@ impl Host {
         }
     }
 
-    /// Tries a config on made-up services and callers, as the gate tries those that a module carries. Takes at most two
-    /// seconds of this thread, ordinarily some 20 ms.
+    /// Tries a config on made-up services and callers, as the gate tries those that a module carries: ordinarily some 20 ms,
+    /// at most two seconds. One after the other and behind lookups, whoever asks.
     ///
     /// # Errors
-    /// The policy's own words, or the check that failed and on what.
-    pub fn try_config(&self, compiled: &Compiled, config: &str) -> Result<(), Rejected> {
-        trial::try_config(compiled, config)
+    /// The policy's own words, or the check that failed and on what; or too many are being tried.
+    pub async fn try_config(&self, compiled: Arc<Compiled>, config: SmolStr) -> Result<(), ConfigRefused> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = self.shared.configs.try_send(TryConfig { compiled, config, answer });
+        waiting.map_err(|_| ConfigRefused::Busy)?;
+        answered.await.map_err(|_| ConfigRefused::Busy)?.map_err(ConfigRefused::Rejected)
     }
 
     /// What a version carries beside its code, if it is a standard one or in the library.
@@ -393,6 +426,16 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()>
     thread::Builder::new().name(name.to_owned()).spawn(run).map(|_| ())
 }
 
+fn try_configs(waiting: &Receiver<TryConfig>) {
+    processor::stand_back(BESIDE_NICENESS);
+    for TryConfig { compiled, config, answer } in waiting {
+        // Whoever asked may have stopped waiting.
+        if !answer.is_closed() {
+            let _ = answer.send(trial::try_config(&compiled, &config));
+        }
+    }
+}
+
 fn run_clerk(mut clerk: Clerk, inbox: &Receiver<Command>) {
     loop {
         let wait = clerk.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
@@ -433,14 +476,11 @@ impl Lane {
     }
 
     fn run(&self, jobs: &Receiver<Job>) {
-        // Linux counts niceness by thread; elsewhere it would be the whole program's. Where it is not granted, lookups only
-        // share the processors.
-        #[cfg(target_os = "linux")]
-        let _ = match self.name {
-            LaneName::House => Ok(0),
-            LaneName::Quick => rustix::process::nice(limits::QUICK_NICENESS),
-            LaneName::Slow => rustix::process::nice(limits::SLOW_NICENESS),
-        };
+        match self.name {
+            LaneName::House => {}
+            LaneName::Quick => processor::stand_back(limits::QUICK_NICENESS),
+            LaneName::Slow => processor::stand_back(limits::SLOW_NICENESS),
+        }
         while let Ok(job) = jobs.recv() {
             let begun = Instant::now();
             let report = match job {
@@ -509,7 +549,7 @@ impl Lane {
     ) -> (Arc<View>, Option<usize>) {
         let words = Words::of(question.seed);
         let rests = order.snapshot.binding.candidate.as_ref();
-        let rests = rests.is_none_or(|c| order.banned.iter().any(|(bound, _)| *bound == c.bound));
+        let rests = rests.is_none_or(|c| order.banned(&c.bound).is_some());
         if rests || (question.key.is_some() && !split.takes(words)) {
             return (active, plan);
         }

@@ -5,6 +5,7 @@ use crate::compiler::{Refusal, StepWords};
 use crate::frame::{self, Kind};
 use crate::inspection::{self, Listener};
 use crate::limits::{self, MAX_MEMORY_BYTES, MAX_MODULE_BYTES, TRIAL_CPU, Threads};
+use crate::processor;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use smol_str::SmolStr;
 use std::io::{self, Read, StdoutLock};
@@ -27,6 +28,8 @@ const MAX_FILES: u64 = 32;
 pub fn policy_compiler(module_bytes: usize, with_trial: bool) -> io::Result<ExitCode> {
     let module_bytes = module_bytes.min(MAX_MODULE_BYTES);
     enter(module_bytes)?;
+    // Before any thread is started: they inherit it.
+    processor::stand_back(limits::BESIDE_NICENESS);
     let mut module = Vec::with_capacity(module_bytes);
     io::stdin().lock().take(module_bytes as u64).read_to_end(&mut module)?;
     let mut told = Told { out: io::stdout().lock(), module_bytes };

@@ -8,9 +8,9 @@ use crate::limits::{self, Limiter};
 use meridian_model::names::PolicyVersion;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wasmtime::component::{Component, ComponentExportIndex, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
@@ -39,7 +39,9 @@ pub struct Compiled {
     /// One of those that this program carries: its instances may be shared among services.
     standard: bool,
     carried: Carried,
-    slow: AtomicBool,
+    since: Instant,
+    /// Milliseconds after `since`.
+    slow_until: AtomicU64,
 }
 
 impl Compiled {
@@ -69,7 +71,15 @@ impl Compiled {
             .map_err(|error| Rejected::new("has-imports", format!("{error:#}")))?;
         // The gate reads this strictly before it comes here. Of what another gateway let in, the code is what counts.
         let (version, carried) = (PolicyVersion::of(module), Carried::read(module).unwrap_or_default());
-        Ok(Self { version, pre, exports, standard, carried, slow: AtomicBool::new(false) })
+        Ok(Self {
+            version,
+            pre,
+            exports,
+            standard,
+            carried,
+            since: Instant::now(),
+            slow_until: AtomicU64::new(0),
+        })
     }
 
     /// Its version.
@@ -102,14 +112,20 @@ impl Compiled {
         self.pre.instantiate(store)
     }
 
-    /// Remembers how long a preparation took.
+    /// Remembers how much processor time a preparation took.
     pub(crate) fn took(&self, time: Duration) {
-        self.slow.store(time > limits::SLOW_PREPARATION, Ordering::Relaxed);
+        if time > limits::SLOW_PREPARATION {
+            self.slow_until.store(millis(self.since.elapsed() + limits::SLOW_FOR), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_slow(&self) -> bool {
-        self.slow.load(Ordering::Relaxed)
+        millis(self.since.elapsed()) < self.slow_until.load(Ordering::Relaxed)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Compiled {

@@ -1,7 +1,8 @@
 //! Every switch and limit of the engine and of the host, in one place, with its reason and what it does not limit.
 
+use crate::processor;
 use std::time::Duration;
-use wasmtime::{Config, Engine, ResourceLimiter};
+use wasmtime::{Config, Engine, ResourceLimiter, Store, UpdateDeadline};
 
 /// Largest module (DESIGN 7). Does not limit what compiling it costs: that grows faster than its size for some modules, and
 /// is bounded apart, in a process of its own.
@@ -32,12 +33,20 @@ pub(crate) const PREPARE_FUEL: u64 = 50_000_000;
 /// process that does nothing wakes up this often.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(4);
 
-/// Ticks that a `route` may see: about a quarter of a second. Far beyond what its fuel allows, because ticks also pass
-/// while a thread waits for its turn on a busy machine, and that must not be taken for a policy's fault.
-pub(crate) const ROUTE_TICKS: u64 = 64;
+/// The net of one kind of call. Ticks also pass while a thread waits for its turn on a busy machine, and that must not be
+/// taken for a policy's fault: so every `ticks` it is looked what processor time the thread has used, and the call ends once
+/// that is `most` since the first look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Net {
+    ticks: u64,
+    most: Duration,
+}
 
-/// Ticks that an `open`, `admit` or `plans` may see: about four seconds, for the same reason.
-pub(crate) const PREPARE_TICKS: u64 = 1_000;
+/// The net of `route`: a quarter of a second, far beyond what its fuel allows.
+pub(crate) const ROUTE_NET: Net = Net { ticks: 16, most: Duration::from_millis(192) };
+
+/// The net of `open`, `admit` and `plans`, and of instantiation: four seconds.
+pub(crate) const PREPARE_NET: Net = Net { ticks: 250, most: Duration::from_secs(3) };
 
 /// What one call may hand to the host, in bytes as the host holds them: lists that alias one another in the guest's
 /// memory are counted each time. 256 plans of 5,000 endpoints would be 20 MB; nobody needs both.
@@ -49,7 +58,8 @@ pub(crate) const MAX_DETAIL_BYTES: usize = 256;
 /// Views of one service; the least recently used callers beyond are forgotten (DESIGN 7).
 pub const MAX_VIEWS: usize = 1_024;
 
-/// Distinct callers that the host can tell apart at once. Beyond, all ids are given anew.
+/// Distinct callers that the host can tell apart at once. Beyond, one is forgotten for each new one, mostly one that nothing is
+/// prepared for.
 pub(crate) const MAX_CALLERS: usize = 65_536;
 
 /// How long a cold lookup may wait for its own preparation (invariant 1).
@@ -76,20 +86,37 @@ pub(crate) const BATCH_SERVICES: usize = 32;
 /// A rebuilt service waits this long after a fault in `route` or `open`, doubled each time up to the second value.
 pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// The same of one caller that a policy failed for while it goes on for others. Longer, since every failure makes a whole
+/// service be prepared again, and so long that of many such callers fewer are tried each time.
+pub(crate) const CALLER_BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// Faults after which an uploaded policy rests on this gateway whatever it is bound to, if it works nearly nowhere.
+pub(crate) const QUARANTINE_FAULTS: usize = 10;
+
+/// For how long, doubled each time up to the second value.
+pub(crate) const QUARANTINE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+
 /// Two faults further apart than this are not the same trouble: the backoff begins anew.
 pub(crate) const BACKOFF_FORGOTTEN: Duration = Duration::from_secs(120);
 
-/// A policy whose preparation took longer than this is prepared apart from the quick ones, so that it delays only
-/// policies like itself.
+/// A policy whose preparation took more processor time than this is prepared apart from the quick ones, so that it delays
+/// only policies like itself.
 pub(crate) const SLOW_PREPARATION: Duration = Duration::from_millis(5);
+
+/// For how long after such a preparation: a policy that is slow for some of its services must not come back for each other one.
+pub(crate) const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// How far the preparers of uploaded policies stand back behind lookups, of policies that prepare quickly and of others: one
 /// that burns all its fuel each time it is prepared must not take the processor from lookups. Limits nothing on an idle
 /// machine.
-#[cfg(target_os = "linux")]
 pub(crate) const QUICK_NICENESS: i32 = 10;
-#[cfg(target_os = "linux")]
 pub(crate) const SLOW_NICENESS: i32 = 19;
+
+/// The same for what else is done beside lookups and may take long: compiling, trying configs, giving memory back.
+pub(crate) const BESIDE_NICENESS: i32 = 10;
+
+/// Configs that wait to be tried; one more is refused.
+pub(crate) const MAX_WAITING_CONFIGS: usize = 64;
 
 /// Deliveries that may lie at a worker which makes no lookups. Beyond, they are dropped and made again when it wakes.
 pub(crate) const MAX_UNDELIVERED: usize = 64;
@@ -189,13 +216,30 @@ pub(crate) fn engine(threads: Threads) -> wasmtime::Result<Engine> {
 }
 
 /// The limits of one store, and what it has used of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Limiter {
     memory_bytes: usize,
     refused: bool,
+    net: Net,
+    /// What its thread had used when the running call was first looked at.
+    looked: Option<Duration>,
 }
 
 impl Limiter {
+    fn new() -> Self {
+        Self { memory_bytes: 0, refused: false, net: PREPARE_NET, looked: None }
+    }
+
+    /// A call that used too much ends; one that did not is looked at again.
+    fn look(&mut self, used: Duration) -> UpdateDeadline {
+        let first = *self.looked.get_or_insert(used);
+        if used.saturating_sub(first) < self.net.most {
+            UpdateDeadline::Continue(self.net.ticks)
+        } else {
+            UpdateDeadline::Interrupt
+        }
+    }
+
     /// Size of all linear memories.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_bytes
@@ -248,10 +292,36 @@ impl ResourceLimiter for Limiter {
 }
 
 /// A store under these limits.
-pub(crate) fn store(engine: &Engine) -> wasmtime::Store<Limiter> {
-    let mut store = wasmtime::Store::new(engine, Limiter::default());
+pub(crate) fn store(engine: &Engine) -> Store<Limiter> {
+    let mut store = Store::new(engine, Limiter::new());
     store.limiter(|limiter| limiter);
     store.set_hostcall_fuel(MAX_LIFTED_BYTES);
-    store.epoch_deadline_trap();
+    store.epoch_deadline_callback(|mut store| Ok(store.data_mut().look(processor::used())));
     store
+}
+
+/// The budget of the next call.
+#[inline]
+pub(crate) fn allow(store: &mut Store<Limiter>, fuel: u64, net: Net) {
+    // Fails only where the engine does not count fuel; this one does.
+    let _ = store.set_fuel(fuel);
+    store.set_epoch_deadline(net.ticks);
+    let limiter = store.data_mut();
+    (limiter.net, limiter.looked) = (net, None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_processor_time_ends_a_call() {
+        let mut limiter = Limiter::new();
+        let goes_on = |update| matches!(update, UpdateDeadline::Continue(_));
+        let before = Duration::from_secs(100);
+        // However often it is looked at: that it waits for its turn costs it nothing.
+        assert!((0..10_000).all(|_| goes_on(limiter.look(before))));
+        assert!(goes_on(limiter.look(before + PREPARE_NET.most - Duration::from_millis(1))));
+        assert!(!goes_on(limiter.look(before + PREPARE_NET.most)));
+    }
 }

@@ -9,6 +9,7 @@ use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::{Compiled, Library};
 use crate::observation::{Counts, Watched};
+use crate::processor;
 use crate::view::{Outcome, View};
 use meridian_model::binding::{Bound, Stage};
 use meridian_model::contrast::Contrast;
@@ -16,15 +17,46 @@ use meridian_model::plan::{self, Plan, ReadyPlans};
 use meridian_model::snapshot::Snapshot;
 use smol_str::format_smolstr;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// One service to prepare.
 #[derive(Clone)]
 pub(crate) struct Order {
+    /// Its number, which comes back with what was prepared.
+    pub(crate) ticket: u64,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) callers: Vec<Arc<Known>>,
-    /// What must not be run now, because it trapped a moment ago, and how.
-    pub(crate) banned: Vec<(Bound, Fault)>,
+    pub(crate) banned: Vec<Banned>,
+}
+
+/// What must not be run now, because it failed a moment ago.
+#[derive(Clone, Debug)]
+pub(crate) struct Banned {
+    pub(crate) bound: Bound,
+    /// For this caller only.
+    pub(crate) caller: Option<CallerId>,
+    /// How it failed.
+    pub(crate) fault: Fault,
+}
+
+impl Order {
+    /// Why this policy must not be run at all.
+    pub(crate) fn banned(&self, bound: &Bound) -> Option<&Fault> {
+        let mut banned = self.banned.iter();
+        banned.find(|ban| ban.caller.is_none() && ban.bound == *bound).map(|ban| &ban.fault)
+    }
+
+    /// Why it must not be run for this caller.
+    fn banned_for(&self, bound: &Bound, caller: CallerId) -> Option<&Fault> {
+        let mut banned = self.banned.iter();
+        banned.find(|ban| ban.caller == Some(caller) && ban.bound == *bound).map(|ban| &ban.fault)
+    }
+
+    /// What is to live in a row, for the callers at these places.
+    fn guest<'a>(&'a self, bound: &'a Bound, places: impl IntoIterator<Item = usize>) -> Guest<'a> {
+        let callers = places.into_iter().filter_map(|at| self.callers.get(at));
+        let callers = callers.map(|known| (known.as_ref(), self.banned_for(bound, known.id))).collect();
+        Guest { snapshot: &self.snapshot, config: &bound.config, callers }
+    }
 }
 
 /// A view's place in one of the cells of its batch.
@@ -56,13 +88,15 @@ pub(crate) struct Parcel {
 /// What is known of a service after its preparation.
 pub(crate) struct Prepared {
     pub(crate) slot: u32,
+    /// Of the order.
+    pub(crate) ticket: u64,
     pub(crate) views: Vec<(CallerId, Arc<View>)>,
     /// Policies that could not even be opened, which says nothing of the callers.
     pub(crate) faults: Vec<(Bound, Fault)>,
     /// Which of the batch's rows of cells it uses.
     pub(crate) rows: Vec<usize>,
     /// Failures for single callers: the policy goes on for the others.
-    pub(crate) of_callers: Vec<(Bound, Fault)>,
+    pub(crate) of_callers: Vec<(Bound, CallerId, Fault)>,
     /// The counters that workers were given.
     pub(crate) watched: Vec<Watched>,
 }
@@ -88,53 +122,118 @@ type Seats = Vec<Result<Seated, Fault>>;
 struct Row {
     cells: Vec<Cell>,
     seats: Vec<Seats>,
-    /// Faults that concern a whole service.
-    refused: Vec<Option<Fault>>,
+    failures: Failures,
 }
 
-/// What is to live in one row of cells: a service, the config, and who is admitted.
+/// What failed in a row, guest by guest, and stays out of it.
+struct Failures {
+    /// Faults that concern a whole service.
+    refused: Vec<Option<Fault>>,
+    /// Those of single callers, as far as they are new.
+    callers: Vec<Vec<Option<Fault>>>,
+}
+
+impl Failures {
+    fn none(guests: &[Guest<'_>]) -> Self {
+        Self {
+            refused: guests.iter().map(|_| None).collect(),
+            callers: guests.iter().map(|guest| guest.callers.iter().map(|_| None).collect()).collect(),
+        }
+    }
+}
+
+/// What is to live in one row of cells: a service, the config, and who is admitted, with the fault of those who are not to be.
 struct Guest<'a> {
     snapshot: &'a Snapshot,
     config: &'a str,
-    callers: Vec<&'a Known>,
+    callers: Vec<(&'a Known, Option<&'a Fault>)>,
 }
 
 /// How often a row is begun anew without what trapped in it, before the rest is given up.
 const RESTARTS: usize = 4;
 
-fn make_row(compiled: &Compiled, workers: usize, guests: &[Guest<'_>]) -> Row {
-    let begun = Instant::now();
-    let mut refused: Vec<Option<Fault>> = guests.iter().map(|_| None).collect();
-    let mut ended: Vec<Vec<Option<Fault>>> =
-        guests.iter().map(|g| g.callers.iter().map(|_| None).collect()).collect();
+/// Fills a row with the guests, but for what failed before, or gives up and says why, with what failed until then.
+fn fill(
+    compiled: &Compiled,
+    workers: usize,
+    guests: &[Guest<'_>],
+    mut failures: Failures,
+) -> Result<Row, (Fault, Failures)> {
+    let begun = processor::used();
     let mut last = None;
     for _ in 0..RESTARTS {
-        match try_row(compiled, workers, guests, &mut refused, &mut ended) {
-            Ok(seats) => {
-                compiled.took(begun.elapsed() / u32::try_from(guests.len().max(1)).unwrap_or(1));
-                let (cells, seats) = seats;
-                return Row { cells, seats, refused };
+        match try_row(compiled, workers, guests, &mut failures) {
+            Ok((cells, seats)) => {
+                let guests = u32::try_from(guests.len().max(1)).unwrap_or(1);
+                compiled.took(processor::used_since(begun) / guests);
+                return Ok(Row { cells, seats, failures });
             }
             Err(fault) => last = Some(fault),
         }
     }
-    compiled.took(begun.elapsed());
-    let fault = last.unwrap_or_else(|| Fault::new(FaultKind::Trap, ""));
-    let seats = guests.iter().map(|g| g.callers.iter().map(|_| Err(fault.clone())).collect()).collect();
-    for refusal in &mut refused {
-        refusal.get_or_insert_with(|| fault.clone());
-    }
-    Row { cells: Vec::new(), seats, refused }
+    compiled.took(processor::used_since(begun));
+    Err((last.unwrap_or_else(|| Fault::new(FaultKind::Trap, "")), failures))
 }
 
-/// Fills a row, or notes in `refused` and `ended` what trapped and must stay out.
+impl Row {
+    /// Of one guest that failed before.
+    fn refused(guest: &Guest<'_>, fault: Fault) -> Self {
+        let seats = guest.callers.iter().map(|_| Err(fault.clone())).collect();
+        let failures = Failures { refused: vec![Some(fault)], callers: vec![Vec::new()] };
+        Self { cells: Vec::new(), seats: vec![seats], failures }
+    }
+}
+
+/// A row for one guest; without cells, where it is given up.
+fn row_for(compiled: &Compiled, workers: usize, guest: &Guest<'_>) -> Row {
+    let guest = std::slice::from_ref(guest);
+    row_but_for(compiled, workers, guest, Failures::none(guest))
+}
+
+/// A row; without cells, where it is given up, and then all of its guests are refused.
+fn row_but_for(compiled: &Compiled, workers: usize, guests: &[Guest<'_>], failures: Failures) -> Row {
+    fill(compiled, workers, guests, failures).unwrap_or_else(|(fault, mut failures)| {
+        let all = |guest: &Guest<'_>| guest.callers.iter().map(|_| Err(fault.clone())).collect();
+        failures.refused.iter_mut().for_each(|refusal| {
+            refusal.get_or_insert_with(|| fault.clone());
+        });
+        Row { cells: Vec::new(), seats: guests.iter().map(all).collect(), failures }
+    })
+}
+
+/// Rows for all guests, with the places of those that are in each: one row, or where too many fail for that, one for each of
+/// those that did not fail themselves.
+fn rows_for(compiled: &Compiled, workers: usize, guests: &[Guest<'_>]) -> Vec<(Vec<usize>, Row)> {
+    let known = Failures::none(guests);
+    if let [_] = guests {
+        return vec![(vec![0], row_but_for(compiled, workers, guests, known))];
+    }
+    let failures = match fill(compiled, workers, guests, known) {
+        Ok(row) => return vec![((0..guests.len()).collect(), row)],
+        Err((_, failures)) => failures,
+    };
+    let known = failures.refused.into_iter().zip(failures.callers);
+    let alone = |(at, (guest, (refused, callers))): (usize, (&Guest<'_>, (Option<Fault>, _)))| {
+        let row = match refused {
+            Some(fault) => Row::refused(guest, fault),
+            None => {
+                let known = Failures { refused: vec![None], callers: vec![callers] };
+                row_but_for(compiled, workers, std::slice::from_ref(guest), known)
+            }
+        };
+        (vec![at], row)
+    };
+    guests.iter().zip(known).enumerate().map(alone).collect()
+}
+
+/// Fills a row, or notes in `failures` what trapped and must stay out.
 fn try_row(
     compiled: &Compiled,
     workers: usize,
     guests: &[Guest<'_>],
-    refused: &mut [Option<Fault>],
-    ended: &mut [Vec<Option<Fault>>],
+    failures: &mut Failures,
 ) -> Result<(Vec<Cell>, Vec<Seats>), Fault> {
+    let Failures { refused, callers: failed } = failures;
     let mut cells = Vec::with_capacity(workers);
     let mut seats: Vec<Vec<Option<Result<(Vec<Plan>, Seated), Fault>>>> =
         guests.iter().map(|g| g.callers.iter().map(|_| None).collect()).collect();
@@ -155,8 +254,8 @@ fn try_row(
                     continue;
                 }
             };
-            for (number, known) in guest.callers.iter().enumerate() {
-                if ended[at][number].is_some() {
+            for (number, (known, banned)) in guest.callers.iter().enumerate() {
+                if banned.is_some() || failed[at][number].is_some() {
                     continue;
                 }
                 let admitted = cell
@@ -169,22 +268,26 @@ fn try_row(
                     }
                     Err(fault) => fault,
                 };
-                ended[at][number] = Some(fault.clone());
+                failed[at][number] = Some(fault.clone());
                 if fault.ends_instance() {
                     return Err(fault);
                 }
             }
             if compiled.is_standard() {
                 // Views of the standard policies hold what they need; their routers hold every string of the service.
-                cell.close(router)?;
+                cell.close(router).inspect_err(|fault| refused[at] = Some(fault.clone()))?;
             }
         }
         cells.push(cell);
     }
     let settle = |at: usize, seats: Vec<Option<Result<(Vec<Plan>, Seated), Fault>>>| -> Seats {
         let missing = || refused[at].clone().unwrap_or_else(|| Fault::new(FaultKind::Trap, ""));
+        let fault = |number: usize| {
+            let banned = guests[at].callers[number].1;
+            failed[at][number].as_ref().or(banned).cloned()
+        };
         let one = |(number, seat): (usize, Option<Result<(Vec<Plan>, Seated), Fault>>)| match seat {
-            _ if ended[at][number].is_some() => Err(ended[at][number].clone().unwrap_or_else(missing)),
+            _ if fault(number).is_some() => Err(fault(number).unwrap_or_else(missing)),
             Some(Ok((_, seated))) if seated.handles.len() == workers => Ok(seated),
             Some(Err(fault)) => Err(fault),
             Some(Ok(_)) | None => Err(missing()),
@@ -221,8 +324,11 @@ fn seat(
 /// One policy's attempt at an order: per caller of the order, a seat or why not; callers that were not tried have none.
 struct Attempt<'a> {
     bound: &'a Bound,
+    /// Where it serves anybody.
     row: Option<usize>,
     seats: Vec<Option<Result<Seated, Fault>>>,
+    /// What is new of single callers.
+    failures: Vec<(CallerId, Fault)>,
 }
 
 /// Prepares orders whose active policies are the same version.
@@ -250,9 +356,6 @@ fn first_attempts<'a>(
     faults: &mut [Vec<(Bound, Fault)>],
 ) -> Vec<Attempt<'a>> {
     let active = |order: &'a Order| &order.snapshot.binding.active;
-    let all = |order: &Order, fault: &Fault| -> Vec<Option<Result<Seated, Fault>>> {
-        order.callers.iter().map(|_| Some(Err(fault.clone()))).collect()
-    };
     let mut attempts: Vec<Attempt<'a>> = Vec::with_capacity(orders.len());
     let mut together: Vec<(usize, Guest<'a>)> = Vec::new();
     let mut compiled = None;
@@ -261,33 +364,56 @@ fn first_attempts<'a>(
         let mut seats = Vec::new();
         match allowed(library, order, bound) {
             Ok(found) => {
-                let callers = order.callers.iter().map(AsRef::as_ref).collect();
-                together.push((at, Guest { snapshot: &order.snapshot, config: &bound.config, callers }));
+                together.push((at, order.guest(bound, 0..order.callers.len())));
                 compiled = Some(found);
             }
             Err(fault) => {
-                seats = all(order, &fault);
+                seats = order.callers.iter().map(|_| Some(Err(fault.clone()))).collect();
                 if fault.kind == FaultKind::Missing {
                     batch.faults.push(fault.kind);
                     faults[at].push((bound.clone(), fault));
                 }
             }
         }
-        attempts.push(Attempt { bound, row: None, seats });
+        attempts.push(Attempt { bound, row: None, seats, failures: Vec::new() });
     }
     let Some(compiled) = compiled else { return attempts };
     let (places, guests): (Vec<usize>, Vec<Guest<'a>>) = together.into_iter().unzip();
-    let row = make_row(&compiled, workers, &guests);
-    let number = push_row(row.cells, batch);
-    for ((at, seats), refused) in places.into_iter().zip(row.seats).zip(row.refused) {
-        if let Some(fault) = refused {
-            batch.faults.push(fault.kind);
-            faults[at].push((attempts[at].bound.clone(), fault));
+    for (inside, row) in rows_for(&compiled, workers, &guests) {
+        let number = push_row(row.cells, batch);
+        let Failures { refused, callers } = row.failures;
+        for (((guest, seats), refused), failed) in inside.into_iter().zip(row.seats).zip(refused).zip(callers)
+        {
+            let at = places[guest];
+            let attempt = &mut attempts[at];
+            let (order, bound, whole) = (&orders[at], attempt.bound, refused.is_some());
+            attempt.row = number.filter(|_| !whole);
+            attempt.failures = of_callers(order, bound, order.callers.iter(), &seats, failed, whole);
+            attempt.seats = seats.into_iter().map(Some).collect();
+            if let Some(fault) = refused {
+                batch.faults.push(fault.kind);
+                faults[at].push((attempt.bound.clone(), fault));
+            }
         }
-        attempts[at].row = number;
-        attempts[at].seats = seats.into_iter().map(Some).collect();
     }
     attempts
+}
+
+/// What is new of the failures of single callers, of those that were tried and in their order.
+fn of_callers<'a>(
+    order: &Order,
+    bound: &Bound,
+    callers: impl Iterator<Item = &'a Arc<Known>>,
+    seats: &Seats,
+    failed: Vec<Option<Fault>>,
+    refused: bool,
+) -> Vec<(CallerId, Fault)> {
+    let one = |((known, seat), failed): ((&'a Arc<Known>, &Result<Seated, Fault>), Option<Fault>)| {
+        let nonsense =
+            || seat.as_ref().err().filter(|_| !refused && order.banned_for(bound, known.id).is_none());
+        Some((known.id, failed.or_else(|| nonsense().cloned())?))
+    };
+    callers.zip(seats).zip(failed).filter_map(one).collect()
 }
 
 fn allowed(library: &Library, order: &Order, bound: &Bound) -> Result<Arc<Compiled>, Fault> {
@@ -295,7 +421,7 @@ fn allowed(library: &Library, order: &Order, bound: &Bound) -> Result<Arc<Compil
     if let Some(reason) = binding.disabled.as_ref().filter(|_| binding.active.version == bound.version) {
         return Err(Fault::new(FaultKind::Disabled, reason));
     }
-    if let Some((_, fault)) = order.banned.iter().find(|(banned, _)| banned == bound) {
+    if let Some(fault) = order.banned(bound) {
         return Err(fault.clone());
     }
     library.get(&bound.version).ok_or_else(|| Fault::new(FaultKind::Missing, ""))
@@ -332,16 +458,23 @@ fn chain(
             break;
         }
         let Ok(compiled) = allowed(library, order, bound) else { continue };
-        let callers = open.iter().filter_map(|at| order.callers.get(*at)).map(AsRef::as_ref).collect();
-        let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
-        let row = make_row(&compiled, workers, &[guest]);
-        if let Some(Some(fault)) = row.refused.first() {
+        let row = row_for(&compiled, workers, &order.guest(bound, open.iter().copied()));
+        let refused = row.failures.refused.into_iter().flatten().next();
+        let whole = refused.is_some();
+        if let Some(fault) = refused {
             batch.faults.push(fault.kind);
-            faults.push((bound.clone(), fault.clone()));
+            faults.push((bound.clone(), fault));
         }
-        let mut attempt = Attempt { bound, row: None, seats: order.callers.iter().map(|_| None).collect() };
+        let row_seats: Seats = row.seats.into_iter().flatten().collect();
+        let failed = row.failures.callers.into_iter().flatten().collect();
+        let callers = open.iter().filter_map(|at| order.callers.get(*at));
+        let mut failures = of_callers(order, bound, callers, &row_seats, failed, whole);
+        // That one which only stands ready refuses a caller is nobody's trouble.
+        failures.retain(|(_, fault)| fault.ends_instance());
+        let seats = order.callers.iter().map(|_| None).collect();
+        let mut attempt = Attempt { bound, row: None, seats, failures };
         let mut left = Vec::new();
-        for (place, seat) in open.into_iter().zip(row.seats.into_iter().flatten()) {
+        for (place, seat) in open.into_iter().zip(row_seats) {
             if seat.is_err() {
                 left.push(place);
             }
@@ -362,9 +495,7 @@ fn predecessor(library: &Library, order: &Order) -> Vec<Option<Arc<ReadyPlans>>>
     let Some((bound, compiled)) = bound.and_then(|b| Some((b, allowed(library, order, b).ok()?))) else {
         return Vec::new();
     };
-    let callers = order.callers.iter().map(AsRef::as_ref).collect();
-    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
-    let row = make_row(&compiled, 1, &[guest]);
+    let row = row_for(&compiled, 1, &order.guest(bound, 0..order.callers.len()));
     row.seats.into_iter().flatten().map(|seat| seat.ok().map(|seated| seated.plans)).collect()
 }
 
@@ -377,14 +508,21 @@ fn settle(
     faults: Vec<(Bound, Fault)>,
     batch: &mut Batch,
 ) {
-    let slot = order.snapshot.slot;
+    let (slot, ticket) = (order.snapshot.slot, order.ticket);
     let view = |known: &Known, plans: &Arc<ReadyPlans>, bound: &Bound, outcome| {
         let (snapshot, caller) = (Arc::clone(&order.snapshot), Arc::clone(&known.caller));
         Arc::new(View::new(snapshot, caller, Arc::clone(plans), bound, outcome))
     };
     let mut posts: Vec<Vec<Post>> = (0..workers).map(|_| Vec::new()).collect();
     let mut views = Vec::new();
-    let (mut watched, mut of_callers) = (Vec::new(), Vec::new());
+    let mut watched = Vec::new();
+    let of_callers: Vec<(Bound, CallerId, Fault)> = std::iter::once(active)
+        .chain(formers)
+        .flat_map(|attempt| {
+            attempt.failures.iter().map(|(id, fault)| (attempt.bound.clone(), *id, fault.clone()))
+        })
+        .collect();
+    batch.faults.extend(of_callers.iter().map(|(.., fault)| fault.kind));
     let observed = order.snapshot.binding.is_observed();
     for (place, known) in order.callers.iter().enumerate() {
         let ran = |attempt: &Attempt<'_>| match attempt.seats.get(place) {
@@ -409,11 +547,6 @@ fn settle(
             let outcome = Outcome::LastGood { reason: why.clone() };
             Some((view(known, &plans, attempt.bound, outcome), row, handles))
         });
-        if let (Some(_), Some(Some(Err(fault)))) = (active.row, active.seats.get(place)) {
-            // Where there is no row, the whole policy failed and was counted once.
-            batch.faults.push(fault.kind);
-            of_callers.push((active.bound.clone(), fault.clone()));
-        }
         let counts: Vec<Arc<Counts>> =
             (0..if observed { workers } else { 0 }).map(|_| Arc::new(Counts::default())).collect();
         if observed {
@@ -453,7 +586,7 @@ fn settle(
     for (parcel, posts) in batch.parcels.iter_mut().zip(posts) {
         parcel.services.push((slot, posts));
     }
-    batch.prepared.push(Prepared { slot, views, faults, of_callers, rows, watched });
+    batch.prepared.push(Prepared { slot, ticket, views, faults, of_callers, rows, watched });
 }
 
 /// A canary to prepare, for the callers of the active version.
@@ -482,10 +615,10 @@ pub(crate) fn prepare_canary(library: &Library, workers: usize, order: &CanaryOr
         Canary { cells: Vec::new(), views: Vec::new(), contrasts: Vec::new(), faults: Vec::new(), bytes: 0 };
     // One that was deleted meanwhile.
     let compiled = library.get(&bound.version)?;
-    let callers = order.callers.iter().map(|(known, _)| known.as_ref()).collect();
-    let guest = Guest { snapshot: &order.snapshot, config: &bound.config, callers };
-    let row = make_row(&compiled, workers, &[guest]);
-    let refused = row.refused.into_iter().flatten().next();
+    let callers = order.callers.iter().map(|(known, _)| (known.as_ref(), None)).collect();
+    let row =
+        row_for(&compiled, workers, &Guest { snapshot: &order.snapshot, config: &bound.config, callers });
+    let refused = row.failures.refused.into_iter().flatten().next();
     let whole = refused.is_some();
     canary.faults.extend(refused);
     canary.bytes = row.cells.iter().map(Cell::estimated_bytes).sum();

@@ -52,6 +52,8 @@ pub struct HostStats {
     pub artefacts_used: u64,
     /// Versions that can be run, now.
     pub versions: u64,
+    /// Uploaded policies that failed wherever they were bound and rest, now.
+    pub quarantined: u64,
     /// Evaluations off the hot path.
     pub evaluations: u64,
     /// Deliveries that were dropped because a worker made no lookups.
@@ -102,6 +104,7 @@ pub(crate) struct Counters {
     pub(crate) rejected: [AtomicU64; CODES.len()],
     pub(crate) compilers_killed: AtomicU64,
     pub(crate) artefacts_used: AtomicU64,
+    pub(crate) quarantined: AtomicU64,
     pub(crate) evaluations: AtomicU64,
     pub(crate) undelivered: AtomicU64,
     /// Counters of workers that left.
@@ -175,6 +178,7 @@ impl Counters {
             compilers_killed: get(&self.compilers_killed),
             artefacts_used: get(&self.artefacts_used),
             versions: versions as u64,
+            quarantined: get(&self.quarantined),
             evaluations: get(&self.evaluations),
             undelivered: get(&self.undelivered),
         };

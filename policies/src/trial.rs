@@ -11,12 +11,12 @@ use crate::fault::{Fault, FaultKind};
 use crate::gate::Rejected;
 use crate::library::Compiled;
 use crate::limits::{BIND_CPU, PREPARE_FUEL, ROUTE_FUEL, TRIAL_CPU};
+use crate::processor;
 use meridian_model::plan::{self, Plan};
 use meridian_model::policy::case::{Answered, Case, Expectation};
 use meridian_model::policy::schema::Schema;
 use meridian_model::policy::shown;
 use meridian_model::selection::Words;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smol_str::SmolStr;
@@ -176,12 +176,6 @@ fn shown_by(schema: &Schema) -> Vec<String> {
     all.filter(fits).take(MAX_CONFIGS_SHOWN).map(Value::to_string).collect()
 }
 
-fn cpu_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), nanos)
-}
-
 /// Key and entropy of the `n`th lookup.
 pub(crate) fn lookup(n: u64) -> (u64, u64) {
     let words = Words::of(n);
@@ -292,7 +286,7 @@ struct Trial<'a, 's> {
 
 impl<'a, 's> Trial<'a, 's> {
     fn new(compiled: &'a Compiled, limit: Duration, step: Step<'s>) -> Self {
-        Self { compiled, step, begun: cpu_time(), limit, check: "world", input: String::new() }
+        Self { compiled, step, begun: processor::used(), limit, check: "world", input: String::new() }
     }
 
     fn unproven(&self, words: &str) -> Rejected {
@@ -324,7 +318,7 @@ impl<'a, 's> Trial<'a, 's> {
         let config: String = config.chars().take(SHOWN_OF_CONFIG).collect();
         self.input = if config.is_empty() { input.to_owned() } else { format!("{input}, config {config}") };
         (self.step)(self.check, &self.input);
-        if cpu_time().saturating_sub(self.begun) > self.limit {
+        if processor::used_since(self.begun) > self.limit {
             let detail = format!("the trial took more than {} s of processor time", self.limit.as_secs());
             return Err(Fault::new(FaultKind::Time, detail));
         }

@@ -54,6 +54,9 @@ impl Clerk {
         if entry.rests(&bound, now) {
             return;
         }
+        if let Some((until, _)) = self.quarantine.rests(&bound, now) {
+            return self.stage_timers.push(Reverse((until, slot)));
+        }
         if !self.library.contains(&bound.version) {
             // It is prepared along with the service when it comes.
             if let Some(entry) = self.services.get_mut(&slot) {
@@ -64,10 +67,8 @@ impl Clerk {
         match candidate.stage {
             Stage::Canary if candidate.threshold() > 0 => {
                 let name = canary_lane(&self.library, binding);
-                if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.name == name)
-                    && !lane.canaries.contains(&slot)
-                {
-                    lane.canaries.push_back(slot);
+                if let Some(lane) = self.lane_mut(name) {
+                    lane.push_canary(slot);
                 }
                 self.end_shadow(slot);
             }
@@ -95,11 +96,13 @@ impl Clerk {
     }
 
     pub(crate) fn next_canary(&mut self, lane: usize, now: Instant) -> Option<Job> {
-        while let Some(slot) = self.lanes.get_mut(lane)?.canaries.pop_front() {
+        while let Some(slot) = self.lanes.get_mut(lane)?.pop_canary() {
             let Some((snapshot, callers)) = self.seated(slot) else { continue };
             let Some(entry) = self.services.get(&slot) else { continue };
             let candidate = snapshot.binding.candidate.as_ref();
-            if candidate.is_none_or(|c| entry.rests(&c.bound, now)) {
+            if candidate
+                .is_none_or(|c| entry.rests(&c.bound, now) || self.quarantine.rests(&c.bound, now).is_some())
+            {
                 continue;
             }
             let workers = entry.built.as_ref().map(|built| built.workers.clone()).unwrap_or_default();
@@ -121,8 +124,11 @@ impl Clerk {
                 book.failed(&bound, &fault);
             }
             let Some(entry) = self.services.get_mut(&slot) else { return };
-            let until = entry.ban(bound.clone(), fault, now);
+            let until = entry.ban(bound.clone(), None, fault.clone(), now);
             self.stage_timers.push(Reverse((until, slot)));
+            if fault.ends_instance() {
+                self.suspect(slot, &bound, &fault, now);
+            }
         }
         let Some(split) = Split::of(&order.snapshot) else { return };
         let Some(built) = self.services.get_mut(&slot).and_then(|entry| entry.built.as_mut()) else { return };

@@ -96,12 +96,13 @@ pub struct Memory {
     pub services: usize,
     /// With an instance for each, as an uploaded policy has: by the host's own estimate.
     pub apart_bytes: usize,
-    /// The same, as the system counts what the process touched; nothing, where it does not tell.
-    pub apart_resident_bytes: Option<u64>,
+    /// The same, as the system counts what the process holds: memory that it wrote to, and page tables. Nothing, where it does
+    /// not tell.
+    pub apart_held_bytes: Option<u64>,
     /// With one instance for all, as a standard policy has.
     pub shared_bytes: usize,
     /// The same, as the system counts.
-    pub shared_resident_bytes: Option<u64>,
+    pub shared_held_bytes: Option<u64>,
 }
 
 impl Workbench {
@@ -299,26 +300,26 @@ impl Workbench {
         };
         let mut first = Cell::new(&self.compiled)?;
         fill(&mut first)?;
-        let before = resident_bytes();
+        let before = held_bytes();
         let mut shared = Cell::new(&self.compiled)?;
         for _ in 0..services {
             fill(&mut shared)?;
         }
-        let between = resident_bytes();
+        let between = held_bytes();
         let mut apart = Vec::new();
         for _ in 0..services {
             let mut cell = Cell::new(&self.compiled)?;
             fill(&mut cell)?;
             apart.push(cell);
         }
-        let after = resident_bytes();
+        let after = held_bytes();
         let grown = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
         Ok(Memory {
             services,
             apart_bytes: apart.iter().map(Cell::estimated_bytes).sum(),
-            apart_resident_bytes: grown(between, after),
+            apart_held_bytes: grown(between, after),
             shared_bytes: shared.estimated_bytes(),
-            shared_resident_bytes: grown(before, between),
+            shared_held_bytes: grown(before, between),
         })
     }
 }
@@ -373,10 +374,13 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What this process has touched of its memory, where the system tells it as Linux does.
-fn resident_bytes() -> Option<u64> {
+/// What this process holds that no other memory could stand in for, page tables included, where the system tells it as
+/// Linux does. Pages of a memory's image that an instance has only read are not among it: they exist once for all of them.
+fn held_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Some((kib("RssAnon")? + kib("VmPTE")?) * 1024)
 }

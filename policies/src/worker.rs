@@ -3,7 +3,7 @@
 use crate::callers::{CallerId, Memory};
 use crate::canary::Split;
 use crate::cell::{Cell, Handle};
-use crate::clerk::{Command, Remains};
+use crate::clerk::Command;
 use crate::fault::{Fault, FaultKind};
 use crate::host::Shared;
 use crate::inbox::{CanaryParcel, Inbox, Mail, News};
@@ -11,6 +11,7 @@ use crate::limits::{COLD_WAIT, MAX_VIEWS};
 use crate::observation::Counts;
 use crate::pick::Routed;
 use crate::preparation::{Parcel, Post};
+use crate::remains::Remains;
 use crate::shadow::{Log, Sample};
 use crate::stats::WorkerCounters;
 use crate::view::View;
@@ -652,7 +653,7 @@ impl Cells {
 }
 
 /// The same version may stand in a binding with two configs.
-fn is_of(view: &View, bound: &Bound) -> bool {
+pub(crate) fn is_of(view: &View, bound: &Bound) -> bool {
     view.version == bound.version && view.policy == bound.policy && view.config == bound.config
 }
 

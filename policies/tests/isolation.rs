@@ -9,14 +9,19 @@
 
 mod support;
 
+use meridian_model::binding::{Candidate, Effective, Source, Stage};
 use meridian_model::caller::Caller;
 use meridian_model::selection::{Words, mix};
+use meridian_model::snapshot::Snapshot;
 use meridian_model::status::Status;
-use meridian_policies::{Host, HostConfig, Lookup, MAX_VIEWS, Outcome, Pick, Picks, STANDARD};
+use meridian_model::time::UnixMillis;
+use meridian_policies::{
+    CallerId, Host, HostConfig, Lookup, MAX_VIEWS, Outcome, Pick, Picks, STANDARD, Worker,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::guests::{Guest, LOOP};
+use support::guests::{Guest, LOOP, TRAP};
 use support::{bound, caller_in, effective, endpoints, healthy, region, snapshot, until, warm, zone};
 
 fn host(router_cache_bytes: usize) -> Arc<Host> {
@@ -60,6 +65,202 @@ async fn a_trap_of_one_service_touches_no_other() {
     }
     assert!(failed > 0, "the bad one never ran");
     assert!(host.stats().faults.iter().map(|(_, n)| n).sum::<u64>() > 0);
+}
+
+/// Takes some 20 ms to open.
+const BURN: &str = "(i32.store (i32.const 64) (i32.const 2000000))
+    (loop $burn
+      (i32.store (i32.const 64) (i32.sub (i32.load (i32.const 64)) (i32.const 1)))
+      (br_if $burn (i32.load (i32.const 64))))";
+
+/// Publishes a snapshot and waits until it answers with the policy's own outcome.
+async fn time_until(host: &Host, worker: &mut Worker, service: &Arc<Snapshot>, caller: CallerId) -> Duration {
+    let begun = Instant::now();
+    host.published(service);
+    until(worker, service, caller, |routed| {
+        routed.view.snapshot.serial == service.serial && routed.view.outcome == Outcome::Ok
+    })
+    .await;
+    begun.elapsed()
+}
+
+fn total_faults(host: &Host) -> u64 {
+    host.stats().faults.iter().map(|(_, n)| n).sum()
+}
+
+/// Answers that only the policy can give keep the preparer busy: each prepares a large service twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_without_end_delay_no_other_service() {
+    let host = host(64 << 20);
+    let of = |name| STANDARD.iter().find(|standard| standard.name == name).unwrap();
+    let (canary, spillover) = (of("canary"), of("spillover"));
+    let active = bound(canary.name, canary.module, r#"{"percent": 10, "canary": {"tag": "v2"}}"#);
+    let bound = bound(spillover.name, spillover.module, "");
+    let candidate =
+        Candidate { bound, stage: Stage::Canary, percent: 10.0, since: UnixMillis(7), fault: "".into() };
+    let with_candidate =
+        Effective { candidate: Some(candidate), source: Source::Own, ..(*effective(active, vec![])).clone() };
+    let large = healthy(0, 5_000, &Arc::new(with_candidate));
+    let small = effective(Host::built_in(), vec![]);
+    let mut worker = host.worker();
+    let caller = caller_in(&mut worker, &large, 'a');
+    warm(&mut worker, &large, caller).await;
+    warm(&mut worker, &healthy(1, 6, &small), caller).await;
+    let asking: Vec<_> = (0..24u64)
+        .map(|n| {
+            let (host, large) = (Arc::clone(&host), Arc::clone(&large));
+            tokio::spawn(async move {
+                for key in (n..).step_by(24) {
+                    let asks = Caller::in_zone(region(), Some(zone('a')));
+                    let _ = host.evaluate(Arc::clone(&large), asks, Some(mix(key))).await;
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        took.push(time_until(&host, &mut worker, &healthy(1, 6, &small), caller).await);
+    }
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    took.sort_unstable();
+    // One question may be under way; before there were turns, all that waited came first.
+    assert!(took[2] < Duration::from_millis(200), "{took:?}");
+}
+
+#[tokio::test]
+async fn who_leaves_a_slow_policy_does_not_wait_for_the_slow() {
+    const SLOW: u32 = 60;
+    let host = host(64 << 20);
+    let (slow, quick) =
+        (Guest { open: BURN.into(), ..Guest::to_endpoint(0) }.build(), Guest::to_endpoint(1).build());
+    add(&host, &slow);
+    add(&host, &quick);
+    let burns = effective(bound("slow", &slow, "{}"), vec![]);
+    let mut worker = host.worker();
+    let services: Vec<_> = (0..SLOW).map(|slot| healthy(slot, 6, &burns)).collect();
+    let caller = caller_in(&mut worker, &services[0], 'a');
+    for service in &services {
+        warm(&mut worker, service, caller).await;
+    }
+    // One for the lane, the rest wait: the last one is bound to another policy while it does.
+    let again: Vec<_> = (0..SLOW).map(|slot| healthy(slot, 6, &burns)).collect();
+    again.iter().for_each(|service| host.published(service));
+    let prepared = host.stats().preparations;
+    let left = healthy(SLOW - 1, 6, &effective(bound("quick", &quick, ""), vec![]));
+    let took = time_until(&host, &mut worker, &left, caller).await;
+    let meanwhile = host.stats().preparations - prepared;
+    assert!(meanwhile < u64::from(SLOW) / 2, "{meanwhile} others came first, in {took:?}");
+}
+
+/// What shares a row of cells with services that use up their fuel is prepared without them.
+#[tokio::test]
+async fn large_services_that_fail_take_no_small_one_down() {
+    const LARGE: u32 = 4;
+    const SMALL: u32 = 10;
+    let host = host(256 << 20);
+    let binding = effective(Host::built_in(), vec![]);
+    let mut worker = host.worker();
+    let small = |slot: u32| healthy(LARGE + slot, 6, &binding);
+    let caller = caller_in(&mut worker, &small(0), 'a');
+    for slot in 0..SMALL {
+        warm(&mut worker, &small(slot), caller).await;
+    }
+    for slot in 0..LARGE {
+        warm(&mut worker, &healthy(slot, 6, &binding), caller).await;
+    }
+    let endpoints = endpoints(TOO_MANY, |_| Status::Healthy);
+    let mut all: Vec<_> = (0..LARGE).map(|slot| snapshot(slot, endpoints.clone(), &binding)).collect();
+    all.extend((0..SMALL).map(small));
+    all.iter().for_each(|service| host.published(service));
+    for service in &all {
+        let serial = service.serial;
+        until(&mut worker, service, caller, |routed| routed.view.snapshot.serial == serial).await;
+        let Lookup::Routed(routed) = worker.lookup(service, caller, None, 1) else { panic!("cold") };
+        let failed = routed.view.outcome != Outcome::Ok;
+        assert_eq!(failed, service.endpoints.len() == TOO_MANY, "{}: {:?}", service.key, routed.view.outcome);
+    }
+}
+
+/// Endpoints of a service for which no standard policy's fuel is enough.
+const TOO_MANY: usize = 16_000;
+
+#[tokio::test]
+async fn callers_of_one_service_flush_no_other() {
+    let host = host(64 << 20);
+    let binding = effective(Host::built_in(), vec![]);
+    let (flooded, other) = (healthy(0, 6, &binding), healthy(1, 6, &binding));
+    let mut worker = host.worker();
+    let caller = caller_in(&mut worker, &other, 'a');
+    warm(&mut worker, &other, caller).await;
+    warm(&mut worker, &flooded, caller).await;
+    for n in 0..70_000 {
+        let team = format!("team-{n}");
+        let labels = [("team", team.as_str())];
+        let asks = worker.caller(&flooded.region, &flooded.binding, Some(&zone('a')), &labels);
+        let _ = worker.lookup_now(&flooded, asks, None, 1);
+    }
+    let caller = caller_in(&mut worker, &other, 'a');
+    let Lookup::Routed(routed) = worker.lookup(&other, caller, None, 1) else { panic!("cold") };
+    assert_eq!(routed.view.outcome, Outcome::Ok);
+    assert!(host.stats().callers <= 65_536, "{:?}", host.stats());
+}
+
+#[tokio::test]
+async fn what_fails_wherever_it_is_bound_rests_everywhere() {
+    for guest in [
+        Guest { open: TRAP.into(), ..Guest::to_endpoint(0) },
+        Guest { route: TRAP.into(), ..Guest::to_endpoint(0) },
+    ] {
+        let host = host(64 << 20);
+        let module = guest.build();
+        add(&host, &module);
+        let mut worker = host.worker();
+        let good = healthy(100, 6, &effective(bound("p", &module, ""), vec![]));
+        let bad = effective(bound("p", &module, "{}"), vec![]);
+        let caller = caller_in(&mut worker, &good, 'a');
+        for slot in 0..40 {
+            let service = healthy(slot, 6, &bad);
+            until(&mut worker, &service, caller, |r| matches!(r.view.outcome, Outcome::Fallback { .. }))
+                .await;
+        }
+        assert_eq!(host.stats().quarantined, 1, "{:?}", host.stats());
+        assert!(total_faults(&host) <= 10, "{:?}", host.stats());
+        // The same version where it does not fail.
+        warm(&mut worker, &good, caller).await;
+        let Lookup::Routed(routed) = worker.lookup(&good, caller, None, 1) else { panic!("cold") };
+        assert_eq!(routed.view.outcome, Outcome::Ok);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_a_policy_loops_for_is_not_asked_for_again_and_again() {
+    const TEAMS: usize = 9;
+    let host = host(64 << 20);
+    let admit = format!("(if (local.get $labels-len) (then {LOOP}))");
+    let module = Guest { admit, ..Guest::to_endpoint(0) }.build();
+    add(&host, &module);
+    let binding = effective(bound("p", &module, "{}"), vec![]);
+    let mut worker = host.worker();
+    let service = healthy(0, 6, &binding);
+    let nobody = caller_in(&mut worker, &service, 'a');
+    warm(&mut worker, &service, nobody).await;
+    for n in 0..TEAMS {
+        let team = format!("team-{n}");
+        let asks = worker.caller(&service.region, &service.binding, Some(&zone('a')), &[("team", &team)]);
+        let _ = worker.lookup_now(&service, asks, None, 1);
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while total_faults(&host) < TEAMS as u64 {
+        assert!(Instant::now() < deadline, "{:?}", host.stats());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    time_until(&host, &mut worker, &healthy(0, 6, &binding), nobody).await;
+    let before = total_faults(&host);
+    for _ in 0..20 {
+        time_until(&host, &mut worker, &healthy(0, 6, &binding), nobody).await;
+    }
+    assert_eq!(total_faults(&host), before, "it was tried again at every change");
 }
 
 #[tokio::test]

@@ -88,15 +88,15 @@ fn render(module_bytes: usize, compile_millis: f64, benches: &[Bench], memory: &
             output::size(bench.instance_bytes as u64),
         ]);
     }
-    let resident = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), output::size);
-    let Memory { services, apart_bytes, apart_resident_bytes, shared_bytes, shared_resident_bytes } = memory;
+    let held = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), output::size);
+    let Memory { services, apart_bytes, apart_held_bytes, shared_bytes, shared_held_bytes } = memory;
     format!(
         "{}\n\n{services} services of 20 endpoints, for each worker: an instance for each {} (estimated {}), \
          one for all {} (estimated {})\nmodule {}, compiled in {compile_millis:.1} ms",
         table.render(),
-        resident(*apart_resident_bytes),
+        held(*apart_held_bytes),
         output::size(*apart_bytes as u64),
-        resident(*shared_resident_bytes),
+        held(*shared_held_bytes),
         output::size(*shared_bytes as u64),
         output::size(module_bytes as u64),
     )

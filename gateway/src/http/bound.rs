@@ -8,7 +8,7 @@ use meridian_model::binding::{Bound, MAX_CONFIG_BYTES};
 use meridian_model::names::{PolicyName, PolicyVersion};
 use meridian_model::policy::schema::ConfigError;
 use meridian_model::registration::FieldError;
-use meridian_policies::STANDARD;
+use meridian_policies::{ConfigRefused, STANDARD};
 use serde_json::{Value, json};
 use smol_str::SmolStr;
 use std::sync::Arc;
@@ -70,8 +70,10 @@ fn require_version(region: &Region, policy: &PolicyName, version: PolicyVersion)
 /// Tries the policy with the config on made-up services: what it cannot read, or fails with, is refused now, not at lookups.
 pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<(), Problem> {
     switches::require_enabled(region, bound)?;
-    let (region, bound) = (Arc::clone(region), bound.clone());
-    let tried = tokio::task::spawn_blocking(move || {
+    let (own, wanted) = (Arc::clone(region), bound.clone());
+    // Compiling a standard policy, and reading a schema, take long.
+    let found = tokio::task::spawn_blocking(move || {
+        let (region, bound) = (own, wanted);
         if let Some(standard) = STANDARD.iter().find(|s| PolicyVersion::of(s.module) == bound.version) {
             let loaded = region.host.load_standard(standard);
             loaded
@@ -88,12 +90,19 @@ pub(super) async fn try_config(region: &Arc<Region>, bound: &Bound) -> Result<()
                 |e: ConfigError| FieldError::new("config", format!("{} {}", e.pointer, e.message).trim());
             return Err(Problem::fields(errors.into_iter().map(field).collect()));
         }
-        region.host.try_config(&compiled, &bound.config).map_err(|rejected| {
+        Ok(compiled)
+    });
+    let compiled =
+        found.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))??;
+    region.host.try_config(compiled, bound.config.clone()).await.map_err(|refused| match refused {
+        ConfigRefused::Rejected(rejected) => {
             let (check, input) = (rejected.check.map(String::from), rejected.input.map(String::from));
             Problem { check, input, ..Problem::field("config", rejected.detail) }
-        })
-    });
-    tried.await.map_err(|_| Problem::field("config", "the policy could not be tried with it"))?
+        }
+        busy @ ConfigRefused::Busy => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "gate-busy", busy.to_string())
+        }
+    })
 }
 
 pub(super) fn render(region: &Region, bound: &Bound) -> Value {
