@@ -58,6 +58,9 @@ pub struct BindingBody {
     /// Labels of callers that reach the policy.
     #[serde(default)]
     caller_labels: Option<BTreeSet<String>>,
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
 }
 
 /// What the host enforces under the policy.
@@ -314,10 +317,12 @@ pub async fn put(
     let identity = request::bearer(&region, &headers)?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
-    let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
+    let mut body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
+    let reason = std::mem::take(&mut body.reason);
+    request::check_reason(&reason)?;
     let wanted = body.parse(&region)?;
     bound::try_config(&region, &wanted.bound).await?;
-    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason: String::new() };
+    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
         .await
 }
@@ -380,13 +385,6 @@ fn require_meant(version: Option<&str>, bound: &Bound) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::CONFLICT, "another-version", detail))
 }
 
-fn check_reason(reason: &str) -> Result<(), Problem> {
-    if reason.len() > 256 || reason.chars().any(char::is_control) {
-        return Err(Problem::field("reason", "must be at most 256 bytes without control characters"));
-    }
-    Ok(())
-}
-
 impl From<NotPossible> for Problem {
     fn from(error: NotPossible) -> Self {
         let code = match error {
@@ -417,7 +415,7 @@ pub async fn promote(
     identity.may_operate(&place.0)?;
     let PromoteBody { version, force, reason } =
         request::json_or_default(&headers, body, request::SMALL_BODY).await?;
-    check_reason(&reason)?;
+    request::check_reason(&reason)?;
     if force && reason.trim().is_empty() {
         return Err(Problem::field("reason", "must say why the evidence is overridden"));
     }
@@ -459,7 +457,7 @@ pub async fn rollback(
     identity.may_operate(&place.0)?;
     let RollbackBody { version, reason } =
         request::json_or_default(&headers, body, request::SMALL_BODY).await?;
-    check_reason(&reason)?;
+    request::check_reason(&reason)?;
     let edit = Edit { action: "rollback", reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
@@ -545,13 +543,17 @@ pub async fn get(
 
 /// Remove a binding: the namespace's default, or the built-in policy, answers again.
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
+    params(("ns" = String, Path), ("service" = String, Path),
+           ("reason" = Option<String>, Query, description = "why, for the history")),
+    responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
+    RawQuery(query): RawQuery,
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let identity = request::bearer(&region, &headers)?;
+    let reason = request::reason(query.as_deref())?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
     let key = Key::Binding(place.0.clone(), place.1.clone());
@@ -562,7 +564,7 @@ pub async fn delete(
     let deed = Deed {
         action: "unbind",
         target: target(&place),
-        reason: "",
+        reason: &reason,
         before: value_of(decode(stored).map(|(binding, _)| binding).as_ref()),
         after: Value::Null,
     };

@@ -54,7 +54,9 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 ///
 /// It is checked before it is stored: size, form, sections, compilation in a process of its own, imports, world, its own test
 /// cases, a corpus of services, purity. A refusal names the check, and the input that it failed on.
-#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path), ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
+#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path),
+    ("reason" = Option<String>, Query, description = "why, for the history"),
+    ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
               (status = 200, description = "the same bytes were there", body = schema::Uploaded),
@@ -63,12 +65,14 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 pub async fn upload(
     State(region): State<Arc<Region>>,
     Path(policy): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let identity = request::bearer(&region, &headers)?;
     identity.may_operate_region()?;
     let policy: PolicyName = request::name(&policy)?;
+    let reason = request::reason(query.as_deref())?;
     check_media_type(&headers)?;
     let module = request::body(body, MAX_MODULE_BYTES).await?;
     let version = PolicyVersion::of(&module);
@@ -107,7 +111,7 @@ pub async fn upload(
     let deed = Deed {
         action: "upload",
         target: policy.to_string(),
-        reason: "",
+        reason: &reason,
         before: Value::Null,
         after: value_of(Some(&manifest)),
     };
@@ -334,7 +338,8 @@ pub async fn module(
 
 /// Delete a version that nothing is bound to.
 #[utoipa::path(delete, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
-    params(("name" = String, Path), ("version" = String, Path)),
+    params(("name" = String, Path), ("version" = String, Path),
+           ("reason" = Option<String>, Query, description = "why, for the history")),
     responses((status = 204, description = "removed"), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
@@ -364,17 +369,19 @@ pub async fn delete(
     let deed = Deed {
         action: "delete",
         target: policy.to_string(),
-        reason: "",
+        reason: &reason,
         before: value_of(manifest.as_deref()),
         after: Value::Null,
     };
     let condition = Condition::Unchanged(key.clone(), stored.modified);
     match region.write(&identity, condition, Change::Delete(key), deed).await? {
+    RawQuery(query): RawQuery,
         Ok(revision) => {
             region.applied(revision).await;
             // The same bytes may stand under another name.
             let shared = region.directory.rules().policies.keys().any(|(_, other)| *other == version);
             if !shared {
+    let reason = request::reason(query.as_deref())?;
                 region.registry.delete_chunks(version).await?;
                 region.host.remove(version);
             }
