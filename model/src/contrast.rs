@@ -1,7 +1,7 @@
 //! What would be other if one version answered in place of another: both answers to one caller over one snapshot, compared
 //! by where they send lookups.
 
-use crate::plan::{ReadyPlan, ReadyPlans, WHOLE_SHARE};
+use crate::plan::{Clamped, ReadyPlan, ReadyPlans, WHOLE_SHARE};
 use crate::rollout::{Evidence, Pair};
 use crate::snapshot::{Place, Snapshot};
 use smol_str::SmolStr;
@@ -77,8 +77,8 @@ pub struct Contrast {
     pub refused: Pair,
     /// Where the shares go.
     pub places: BTreeMap<SmolStr, Pair>,
-    /// Choices that the host took out of the second one's plans.
-    pub clamped: u64,
+    /// What the host took out of the second one's plans.
+    pub clamped: Clamped,
 }
 
 impl Contrast {
@@ -93,12 +93,11 @@ impl Contrast {
         for (place, share) in second.places(snapshot) {
             places.entry(place).or_default().after = share;
         }
-        let clamped = after.clamped;
         Self {
             changed: first.distance(&second),
             refused: Pair { before: first.refused + first.nothing, after: second.refused + second.nothing },
             places,
-            clamped: u64::from(clamped.ineligible) + u64::from(clamped.remote_share),
+            clamped: after.clamped,
         }
     }
 
@@ -117,7 +116,7 @@ impl Contrast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Clamped, ReadyTier};
+    use crate::plan::ReadyTier;
 
     fn plans(plans: Vec<(u32, Option<Vec<(u32, u64)>>)>) -> ReadyPlans {
         let (shares, plans): (Vec<u32>, Vec<ReadyPlan>) = plans

@@ -455,14 +455,23 @@ pub(super) struct Seen {
     refused: Share,
     /// By zone of this region and other region.
     places: BTreeMap<String, Share>,
-    /// Choices that the host took out of its plans.
-    clamped: u64,
+    clamped: Clamped,
     /// Of a candidate: the services that it would change most, each as this.
     #[schema(value_type = Option<Vec<Object>>)]
     services: Option<Value>,
     /// Of a candidate: lookups that it would have answered differently.
     #[schema(value_type = Option<Vec<Object>>)]
     examples: Option<Value>,
+}
+
+/// What the host took out of plans.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Clamped {
+    /// Choices of endpoints that may not receive traffic.
+    ineligible: u32,
+    /// Plans that would send more to other regions than `maxRemoteShare`.
+    remote_share: u32,
 }
 
 /// A share by the other version, and by this one.
