@@ -66,7 +66,7 @@ pub struct BindingBody {
 /// What the host enforces under the policy.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LimitsBody {
+pub(super) struct LimitsBody {
     /// `"all"` (default), or the names of at most 64 regions.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -84,7 +84,7 @@ enum RegionsBody {
 }
 
 impl LimitsBody {
-    fn parse(self) -> Result<Limits, Problem> {
+    pub(super) fn parse(self) -> Result<Limits, Problem> {
         let all = "must be \"all\" or a list of region names";
         let regions = match self.regions {
             None => Regions::All,
@@ -165,14 +165,14 @@ struct Wanted {
 }
 
 /// Where a binding stands: a service's, or the namespace's under `_default`.
-type Place = (Namespace, Option<ServiceName>);
+pub(super) type Place = (Namespace, Option<ServiceName>);
 
 fn place(namespace: &str, service: &str) -> Result<Place, Problem> {
     let service = if service == NAMESPACE_DEFAULT { None } else { Some(request::name(service)?) };
     Ok((request::name(namespace)?, service))
 }
 
-fn target((namespace, service): &Place) -> String {
+pub(super) fn target((namespace, service): &Place) -> String {
     format!("{namespace}/{}", service.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str()))
 }
 
@@ -195,20 +195,18 @@ impl BindingBody {
         };
         let bound = bound::parse(region, &self.policy, self.version.as_deref(), &self.config)?;
         let limits = self.limits.map(LimitsBody::parse).transpose()?;
-        let labels = self.caller_labels.as_ref();
-        if let Some(labels) = labels
-            && (labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES))
-        {
-            let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
-            return Err(Problem::field("callerLabels", detail));
-        }
-        Ok(Wanted {
-            bound,
-            stage,
-            limits,
-            caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
-        })
+        let caller_labels = self.caller_labels.map(parse_labels).transpose()?;
+        Ok(Wanted { bound, stage, limits, caller_labels })
     }
+}
+
+/// The labels that reach a policy, as a body names them.
+pub(super) fn parse_labels(labels: BTreeSet<String>) -> Result<BTreeSet<SmolStr>, Problem> {
+    if labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES) {
+        let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
+        return Err(Problem::field("callerLabels", detail));
+    }
+    Ok(labels.into_iter().map(SmolStr::from).collect())
 }
 
 fn way(way: Way) -> Value {
@@ -285,7 +283,7 @@ fn replace(
 }
 
 /// A binding of its own that changes nothing yet: what answers for the place now.
-fn beside(region: &Region, (namespace, service): &Place) -> Binding {
+pub(super) fn beside(region: &Region, (namespace, service): &Place) -> Binding {
     let rules = region.directory.rules();
     let default = rules.bindings.get(&(namespace.clone(), None)).filter(|_| service.is_some());
     match default {
@@ -547,15 +545,15 @@ pub async fn get(
            ("reason" = Option<String>, Query, description = "why, for the history")),
     responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
-    RawQuery(query): RawQuery,
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let identity = request::bearer(&region, &headers)?;
-    let reason = request::reason(query.as_deref())?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
+    let reason = request::reason(query.as_deref())?;
     let key = Key::Binding(place.0.clone(), place.1.clone());
     let (stored, _) = region.registry.read(&key).await?;
     let Some(stored) = stored else { return Err(no_such_binding(&place)) };

@@ -498,15 +498,17 @@ pub(super) struct Trial {
 pub(super) struct TrialResult {
     /// With `n=all` and `explain`.
     answer: Option<Lookup>,
-    /// Why there is none.
+    /// What a lookup would be refused with.
     error: Option<Problem>,
-    /// How the version failed; the answer is then the native fallback's.
+    /// How the version failed; then there is neither an answer nor anything to compare.
     fault: Option<String>,
     /// The share of this caller's lookups that would be answered differently.
-    changed: f64,
-    /// What the host took out: `ineligible` choices, and plans past `remoteShare`.
-    #[schema(value_type = Object)]
-    clamped: Value,
+    changed: Option<f64>,
+    clamped: Option<Clamped>,
+    /// Labels of the lookup that the version was not shown.
+    held_back: Vec<String>,
+    /// Labels that it was shown here, and that the binding in force holds back.
+    labels_to_bind: Vec<String>,
 }
 
 /// Predicted shares.
@@ -516,14 +518,23 @@ pub(super) struct Simulation {
     index: u64,
     /// Whether there are more services.
     truncated: bool,
+    /// Where they begin.
+    next: Option<String>,
 }
 
 /// Predicted shares of one service.
 #[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct SimulatedService {
     namespace: String,
     service: String,
     callers: Vec<SimulatedCaller>,
+    /// Whose binding is in force: `own`, `namespace`, or `built-in` where none was written.
+    binding: String,
+    /// Whether the version of `activate` is the active one of `after`.
+    activated: bool,
+    /// Callers' labels that policies are not shown in `after`.
+    held_back: Vec<String>,
 }
 
 /// Predicted shares of one caller.
@@ -538,6 +549,7 @@ pub(super) struct SimulatedCaller {
 
 /// Where lookups go.
 #[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct Predicted {
     /// By zone of this region and other region.
     places: BTreeMap<String, f64>,
@@ -547,7 +559,11 @@ pub(super) struct Predicted {
     refused: f64,
     /// Given nothing that may receive traffic.
     none: f64,
+    /// Left with nothing that may receive traffic by the policy's plan: the native fallback answers these, if it can.
+    nothing_eligible: f64,
+    /// As in answers: `ok`, `last-good` or `fallback`.
     outcome: String,
+    /// Why it is not `ok`.
     reason: Option<String>,
 }
 
