@@ -591,8 +591,10 @@ pub(super) struct PolicyVersion {
     /// By whose key it was let in: `keyId`, and the signature as `value`.
     #[schema(value_type = Option<Object>)]
     signature: Option<Value>,
-    /// Bindings that name it, as `ns/service`.
+    /// Bindings that name it, as `ns/service`; in lists at most 10 of them.
     bound_by: Option<Vec<String>>,
+    /// In lists: how many there are.
+    bindings: Option<u64>,
     /// Whether this gateway has loaded it.
     runnable: Option<bool>,
     /// The JSON schema of its config, if it carries one.
