@@ -17,6 +17,7 @@ mod interrupt;
 mod membership;
 mod output;
 mod policy;
+mod patience;
 mod regions;
 mod register;
 mod resolve;

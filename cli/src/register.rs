@@ -125,7 +125,9 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
         output::say(render(&answer));
     }
     match interrupt {
-        Some(interrupt) => hold(&membership, heartbeat_of(&answer), interrupt).await,
+        Some(interrupt) => hold(&membership, heartbeat_of(&answer), interrupt)
+            .await
+            .map_err(|failure| failure.after_json(global.json)),
         None => Ok(()),
     }
 }
