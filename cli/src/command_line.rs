@@ -3,8 +3,8 @@
 use crate::connection::Global;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::{
-    config, demo, dev, drain, federation, gateway, health, policy, regions, register, resolve, services,
-    simulate, token, watch,
+    config, demo, dev, drain, federation, gateway, health, history, policy, regions, register, resolve,
+    services, simulate, token, top, watch,
 };
 use clap::{Parser, Subcommand};
 
@@ -50,8 +50,12 @@ pub(crate) enum Command {
     Watch(watch::Arguments),
     /// List the services of a namespace with their counts and policies
     Services(services::Arguments),
+    /// Show where the traffic of every service goes right now, refreshed
+    Top(top::Arguments),
     /// Show how each region stands, or ask for one to be spared
     Regions(regions::Arguments),
+    /// Show who changed what, when, and why
+    History(history::Arguments),
     /// Predict where traffic would go if something were lost, drained or activated
     Simulate(simulate::Arguments),
     /// Build, upload, try, bind, promote and list policies
@@ -89,7 +93,9 @@ impl Command {
             Self::Explain(arguments) => resolve::run(arguments.into(), global).await,
             Self::Watch(arguments) => watch::run(arguments, global).await,
             Self::Services(arguments) => services::run(arguments, global).await,
+            Self::Top(arguments) => top::run(arguments, global).await,
             Self::Regions(arguments) => regions::run(arguments, global).await,
+            Self::History(arguments) => history::run(arguments, global).await,
             Self::Simulate(arguments) => simulate::run(arguments, global).await,
             Self::Policy(command) => policy::run(command, global).await,
             // Has ended before there was a runtime.
@@ -139,6 +145,17 @@ mod tests {
             "meridian policy enable --all",
             "meridian policy try p s --zone ap-south-1a --zone ap-south-1b",
             "meridian simulate --lose-zone ap-south-1a",
+            "meridian simulate --activate p --as-default --label a=b --caller-label a --max-remote-share 0.2",
+            "meridian history orders-api --actor me --since 1h --limit 5",
+            "meridian policy try p s --label a=b --regions eu-west-1",
+            "meridian policy bind s p --max-remote-share 0.5 --reason x",
+            "meridian policy unbind s --reason x",
+            "meridian top --zone ap-south-1a --every 1s",
+            "meridian policy bindings --namespace prod",
+            "meridian policy show p",
+            "meridian policy record s --seconds 0.5 --sample 0.1",
+            "meridian policy replay f.json p --version sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "meridian register s --id a-1 --host h --port 80 --zone z --capacity 500",
             "meridian regions drain eu-west-1 --zone eu-west-1a --reason x",
             "meridian federation --config f.toml",
             "meridian health --gateway http://127.0.0.1:8511",
@@ -166,6 +183,14 @@ mod tests {
             "meridian policy bind s p --stage canary",
             "meridian policy promote s --force",
             "meridian simulate --config {}",
+            "meridian simulate --as-default",
+            "meridian history --since 5",
+            "meridian policy bind s p --max-remote-share 2",
+            "meridian policy bind s p --max-remote-share nan",
+            "meridian policy record s --seconds nan",
+            "meridian policy record s --seconds 0",
+            "meridian policy record s --sample 2",
+            "meridian policy record s --lookups 0",
             "meridian regions drain",
             "meridian regions drain Eu",
         ] {

@@ -227,6 +227,31 @@ impl Connection {
         query: &[(String, String)],
         payload: Payload,
     ) -> Result<Answer, Failure> {
+        let (status, body) = self.exchange(wait, method, path, query, payload).await?;
+        if body.is_empty() {
+            return Ok(Answer { status, body: Value::Null });
+        }
+        let body = serde_json::from_slice(&body).with_context(|| {
+            format!("{} answered {status} with a body that is no JSON: is it a gateway?", self.gateway)
+        })?;
+        Ok(Answer { status, body })
+    }
+
+    /// The bytes of a module.
+    pub(crate) async fn module(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let (_, module) = self.exchange(REQUEST_TIMEOUT, Method::GET, path, &[], Payload::Empty).await?;
+        Ok(module)
+    }
+
+    /// A request and the bytes of its answer, which is a success.
+    async fn exchange(
+        &self,
+        wait: Duration,
+        method: Method,
+        path: &str,
+        query: &[(String, String)],
+        payload: Payload,
+    ) -> Result<(u16, Vec<u8>), Failure> {
         let request = self.request(method, path, query)?.timeout(wait);
         let request = match payload {
             Payload::Empty => request,
@@ -240,16 +265,10 @@ impl Connection {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let body = self.read(response).await?;
-        if !status.is_success() {
-            return Err(Refusal::read(status.as_u16(), &body).into());
+        match status.is_success() {
+            true => Ok((status.as_u16(), body)),
+            false => Err(Refusal::read(status.as_u16(), &body).into()),
         }
-        if body.is_empty() {
-            return Ok(Answer { status: status.as_u16(), body: Value::Null });
-        }
-        let body = serde_json::from_slice(&body).with_context(|| {
-            format!("{} answered {status} with a body that is no JSON: is it a gateway?", self.gateway)
-        })?;
-        Ok(Answer { status: status.as_u16(), body })
     }
 
     /// As [`Self::send`], without a body.

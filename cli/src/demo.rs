@@ -60,7 +60,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         failed => Err(Failure::Failed(anyhow::anyhow!(
             "{failed} of {} workloads did not do as they were told",
             outcomes.len()
-        ))),
+        ))
+        .after_json(global.json)),
     }
 }
 

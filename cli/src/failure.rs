@@ -1,5 +1,6 @@
 //! How a command ends without success: what people read, what programs read, and the exit code.
 
+use crate::output;
 use serde_json::Value;
 use std::fmt;
 
@@ -11,7 +12,8 @@ Exit codes:
   2  the command line or a configuration file is wrong
   3  nothing answers: the gateway (or, for demo, `meridian dev`) cannot be reached
   4  not found: no such service, instance, policy or binding
-  5  known, but nothing to give now: none-registered, none-healthy, refused-by-policy, too-stale
+  5  known, but nothing to give now: none-registered, none-healthy, refused-by-policy,
+     region-unreachable, too-stale
   6  not now: the gateway is busy, not ready, or cannot write; try again";
 
 /// Why a command did not do what was asked.
@@ -100,6 +102,40 @@ impl Refusal {
             "none-healthy" | "refused-by-policy" => {
                 "`meridian services` shows the counts and policies of all services"
             }
+            "no-such-policy" | "no-such-version" => {
+                "`meridian policy list` shows the policies and their versions, `--json` with whole versions"
+            }
+            "no-such-binding" => {
+                "`meridian policy bindings` lists those of a namespace; `meridian policy bind` makes one"
+            }
+            "no-candidate" => "bind one first: `meridian policy bind SERVICE POLICY --stage shadow`",
+            "nothing-to-return-to" => {
+                "`meridian policy unbind SERVICE` lets the namespace's policy answer; `meridian policy bind` another one"
+            }
+            "not-proven" => {
+                "`meridian policy diff SERVICE` shows what speaks against it; wait, or promote with --force --reason"
+            }
+            "another-version" => "`meridian policy diff SERVICE` shows what stands there now",
+            "disabled" => "`meridian policy enable POLICY VERSION`, or `--all`, lets it run again",
+            "still-bound" => {
+                "`meridian policy show POLICY` tells by what it is bound; bind another version there, or unbind it"
+            }
+            "trial-failed" => "`meridian policy test FILE` runs the same checks here, one by one",
+            "not-a-component" | "wrong-world" | "has-imports" | "does-not-compile" | "bad-section" => {
+                "`meridian policy build` makes a component that gateways take; `meridian policy test FILE` checks one"
+            }
+            "compile-limit" | "module-too-large" => {
+                "`meridian policy build` strips and shrinks a crate's module"
+            }
+            "signature-missing" | "signature-invalid" => {
+                "`meridian policy sign FILE --key KEY.pem`, then `meridian policy push NAME FILE --signature FILE.sig`"
+            }
+            "too-many-versions" => "`meridian policy delete POLICY VERSION` takes away what is not bound",
+            "already-recording" => "wait until the other recording ends, at most a minute",
+            "conflict" | "precondition-failed" => {
+                "look at it again (`meridian policy bindings`), then try again"
+            }
+            "not-runnable" | "gate-busy" | "gate-unavailable" => "try again in some seconds",
             _ => return None,
         })
     }
@@ -114,6 +150,18 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Told(code) => *code,
             Self::Failed(_) => 1,
+        }
+    }
+
+    /// The same, after something was printed as JSON, to which no second document may be added.
+    pub(crate) fn after_json(self, json: bool) -> Self {
+        match self {
+            Self::Told(_) => self,
+            failure if json => {
+                output::remark(format_args!("meridian: {failure}"));
+                Self::Told(failure.exit_code())
+            }
+            failure => failure,
         }
     }
 
@@ -136,6 +184,11 @@ impl fmt::Display for Refusal {
         match self.code.as_str() {
             "" => write!(f, "refused with status {}: {}", self.status, self.detail)?,
             code => write!(f, "{code}: {}", self.detail)?,
+        }
+        for part in ["check", "input"] {
+            if let Some(text) = self.body.get(part).and_then(Value::as_str) {
+                write!(f, "\n  {part}: {}", output::printable(text))?;
+            }
         }
         if let Some(advice) = self.advice() {
             write!(f, "\n  next: {advice}")?;
@@ -193,6 +246,22 @@ mod tests {
         check(503, r#"{"status":503,"code":"not-ready","detail":"d"}"#, 6, "not-ready: d");
         check(429, r#"{"status":429,"code":"busy","detail":"d"}"#, 6, "busy: d");
         check(403, r#"{"status":403,"code":"role-denied","detail":"d"}"#, 1, "role-denied: d");
+    }
+
+    #[test]
+    fn a_refusal_of_the_gate_names_check_and_input_and_says_what_to_run() {
+        check(
+            422,
+            r#"{"status":422,"code":"trial-failed","detail":"d","check":"corpus","input":"no endpoints"}"#,
+            1,
+            "trial-failed: d\n  check: corpus\n  input: no endpoints\n  next: `meridian policy test",
+        );
+        check(
+            409,
+            r#"{"status":409,"code":"not-proven","detail":"d"}"#,
+            1,
+            "not-proven: d\n  next: `meridian policy diff",
+        );
     }
 
     #[test]

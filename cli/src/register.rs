@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// Share of traffic relative to others, 1 to 10000 [default: 100]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     weight: Option<u32>,
+    /// Load that it can carry, in the unit of what it reports; `spillover` shares by what is left of it
+    #[arg(long, value_name = "N")]
+    capacity: Option<u64>,
     /// Deployment group, such as stable or canary
     #[arg(long)]
     group: Option<String>,
@@ -78,6 +81,9 @@ impl Arguments {
         }
         if let Some(weight) = self.weight {
             put("weight", json!(weight));
+        }
+        if let Some(capacity) = self.capacity {
+            put("capacity", json!(capacity));
         }
         if let Some(group) = &self.group {
             put("deploymentGroup", json!(group));
@@ -119,7 +125,9 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
         output::say(render(&answer));
     }
     match interrupt {
-        Some(interrupt) => hold(&membership, heartbeat_of(&answer), interrupt).await,
+        Some(interrupt) => hold(&membership, heartbeat_of(&answer), interrupt)
+            .await
+            .map_err(|failure| failure.after_json(global.json)),
         None => Ok(()),
     }
 }
@@ -190,9 +198,9 @@ mod tests {
     #[test]
     fn everything_said_reaches_the_body() {
         let full = body(
-            "s --id a --host h --port 80 --zone z --version 1 --weight 5 --group g --tag t --tag u --metadata k=v=w --ttl 6s --check-http /r",
+            "s --id a --host h --port 80 --zone z --version 1 --weight 5 --capacity 500 --group g --tag t --tag u --metadata k=v=w --ttl 6s --check-http /r",
         );
-        let wanted = json!({ "host": "h", "port": 80, "zone": "z", "version": "1", "weight": 5, "deploymentGroup": "g",
+        let wanted = json!({ "host": "h", "port": 80, "zone": "z", "version": "1", "weight": 5, "capacity": 500, "deploymentGroup": "g",
             "tags": ["t", "u"], "metadata": { "k": "v=w" }, "leaseTtlSeconds": 6, "healthCheck": { "http": { "path": "/r" } } });
         assert_eq!(full.unwrap(), wanted);
     }

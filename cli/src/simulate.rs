@@ -1,21 +1,25 @@
 //! `meridian simulate`: where traffic would go if something were lost, drained or activated.
 
+use crate::arguments;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
 use crate::output::{self, Table, items_of, percent, text_of};
-use crate::policy::ConfigSource;
+use crate::patience;
+use crate::policy::{ConfigSource, LimitArguments};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, RegionName, ServiceName, ZoneName};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 /// Predict where traffic would go if zones or regions were lost, drained, or another policy answered
 ///
-/// From the gateway's live snapshots, through the real policies; nothing is changed.
+/// From the gateway's live snapshots, through the real policies; nothing is changed. Where the activated version fails for
+/// anybody, what stands in for it is shown, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  meridian simulate --lose-zone ap-south-1a\n  \
     meridian simulate orders-api --lose-region ap-south-1\n  \
-    meridian simulate orders-api --activate canary --config '{\"percent\": 10}'")]
+    meridian simulate orders-api --activate canary --config '{\"percent\": 10}'\n  \
+    meridian simulate --activate my-policy --as-default --label x-canary=always")]
 pub(crate) struct Arguments {
     /// Service [default: all of the namespace]
     service: Option<ServiceName>,
@@ -31,9 +35,12 @@ pub(crate) struct Arguments {
     /// Zone or region that is drained; may be repeated
     #[arg(long, value_name = "NAME")]
     drain: Vec<String>,
-    /// Policy that answers
+    /// Policy that answers, for each service as if it were bound to it
     #[arg(long, value_name = "POLICY")]
     activate: Option<PolicyName>,
+    /// Activate it as the namespace's binding, _default: services with a binding of their own keep theirs
+    #[arg(long, requires = "activate")]
+    as_default: bool,
     /// Its version [default: the newest]
     #[arg(long, requires = "activate")]
     version: Option<PolicyVersion>,
@@ -43,6 +50,14 @@ pub(crate) struct Arguments {
     /// Zone of callers; may be repeated [default: those of the region]
     #[arg(long = "zone")]
     zones: Vec<ZoneName>,
+    /// What callers say of themselves; it reaches policies as bindings let it, or --caller-label does; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = arguments::pair)]
+    labels: Vec<(String, String)>,
+    /// Label that reaches policies, in place of those of the bindings; may be repeated
+    #[arg(long = "caller-label", value_name = "KEY")]
+    caller_labels: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 impl Arguments {
@@ -61,8 +76,18 @@ impl Arguments {
             if let Some(config) = self.config {
                 activate.insert("config".to_owned(), config.read()?);
             }
+            if self.as_default {
+                activate.insert("scope".to_owned(), json!("namespace"));
+            }
             body.insert("activate".to_owned(), Value::Object(activate));
         }
+        body.extend(self.limits.body().map(|limits| ("limits".to_owned(), limits)));
+        if !self.caller_labels.is_empty() {
+            body.insert("callerLabels".to_owned(), json!(self.caller_labels));
+        }
+        let labels: Map<String, Value> =
+            self.labels.into_iter().map(|(label, value)| (label, json!(value))).collect();
+        body.insert("labels".to_owned(), Value::Object(labels));
         Ok(Value::Object(body))
     }
 }
@@ -70,16 +95,64 @@ impl Arguments {
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
     let body = arguments.body()?;
     let connection = Connection::open(global, Role::Operator)?;
-    let answer = connection.send(Method::POST, "/v1/simulate", &[], Payload::Json(body)).await?;
+    let work = simulated(&connection, body);
+    let answer = patience::wait_for("the gateway simulates", work).await?;
     if global.json {
-        output::json(&answer.body);
-        return Ok(());
+        output::json(&answer);
+    } else {
+        output::say(table(&answer).render());
+        for remark in held_back(&answer) {
+            output::remark(remark);
+        }
     }
-    output::say(table(&answer.body).render());
-    if answer.body.get("truncated") == Some(&Value::Bool(true)) {
-        output::remark("there are more services; name one");
+    let activated = items_of(&answer, "/services").iter().filter(|service| service["activated"] == true);
+    let mut callers = activated.flat_map(|service| items_of(service, "/callers"));
+    match callers.any(|caller| caller["after"]["outcome"] != "ok") {
+        true => Err(Failure::Told(1)),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// All pages as one answer.
+async fn simulated(connection: &Connection, mut body: Value) -> Result<Value, Failure> {
+    let mut services = Vec::new();
+    loop {
+        let sent = Payload::Json(body.clone());
+        let mut page = connection.send(Method::POST, "/v1/simulate", &[], sent).await?.body;
+        services.extend_from_slice(items_of(&page, "/services"));
+        match page.get("next").filter(|next| next.is_string()) {
+            Some(next) => body["next"] = next.clone(),
+            None => {
+                page["services"] = Value::Array(services);
+                return Ok(page);
+            }
+        }
+    }
+}
+
+/// Labels that no policy was shown, a line for each service.
+fn held_back(answer: &Value) -> Vec<String> {
+    let line = |service: &Value| {
+        let labels: Vec<&str> = items_of(service, "/heldBack").iter().filter_map(Value::as_str).collect();
+        let name = text_of(service, "/service");
+        let said = format!("{name}: held back {}; --caller-label lets it through", labels.join(", "));
+        (!labels.is_empty()).then(|| output::printable(&said))
+    };
+    items_of(answer, "/services").iter().filter_map(line).collect()
+}
+
+/// Whose answers they would be, and what only the native fallback could answer.
+fn outcome(after: &Value) -> String {
+    let mut said = text_of(after, "/outcome");
+    let reason = text_of(after, "/reason");
+    if !reason.is_empty() {
+        said.push_str(&format!(": {reason}"));
+    }
+    let left = after.get("nothingEligible").and_then(Value::as_f64).unwrap_or(0.0);
+    if left > 0.0 {
+        said.push_str(&format!("; {} left to the native fallback: nothing eligible", percent(left)));
+    }
+    said
 }
 
 /// Shares as `zone 50 %, zone 50 %`, the greatest first.
@@ -100,7 +173,7 @@ fn places(spread: &Value) -> String {
 }
 
 fn table(answer: &Value) -> Table {
-    let mut table = Table::new(["SERVICE", "CALLER", "CHANGED", "BEFORE", "AFTER"]);
+    let mut table = Table::new(["SERVICE", "CALLER", "CHANGED", "BEFORE", "AFTER", "OUTCOME"]);
     for service in items_of(answer, "/services") {
         for caller in items_of(service, "/callers") {
             table.row([
@@ -109,6 +182,7 @@ fn table(answer: &Value) -> Table {
                 percent(caller["changed"].as_f64().unwrap_or(0.0)),
                 places(&caller["before"]),
                 places(&caller["after"]),
+                outcome(&caller["after"]),
             ]);
         }
     }
@@ -128,5 +202,19 @@ mod tests {
             text.contains("z-a 100.0 %") && text.contains("eu 50.0 %, z-b 25.0 %, nothing 25.0 %"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_stands_in_for_a_policy_is_said_with_the_reason() {
+        let after = json!({ "outcome": "last-good", "reason": "trap: unreachable", "nothingEligible": 0.0 });
+        assert_eq!(outcome(&after), "last-good: trap: unreachable");
+        let after = json!({ "outcome": "ok", "reason": null, "nothingEligible": 0.25 });
+        assert_eq!(outcome(&after), "ok; 25.0 % left to the native fallback: nothing eligible");
+    }
+
+    #[test]
+    fn a_label_that_is_held_back_is_named() {
+        let answer = json!({ "services": [{ "service": "a", "heldBack": [] }, { "service": "b", "heldBack": ["x"] }] });
+        assert_eq!(held_back(&answer), ["b: held back x; --caller-label lets it through"]);
     }
 }

@@ -88,6 +88,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether traffic may go to another region.
+    #[must_use]
+    pub fn allow(&self, region: &RegionName) -> bool {
+        let named = match &self.regions {
+            Regions::All => true,
+            Regions::Only(regions) => regions.contains(region),
+        };
+        named && self.max_remote_share > 0.0
+    }
+
     /// What both allow.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {

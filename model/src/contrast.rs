@@ -3,7 +3,7 @@
 
 use crate::locality;
 use crate::names::ZoneName;
-use crate::plan::{ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
+use crate::plan::{Clamped, ReadyPlan, ReadyPlans, ReadyTier, WHOLE_SHARE};
 use crate::rollout::{Evidence, Pair};
 use crate::snapshot::{Place, Snapshot};
 use smol_str::SmolStr;
@@ -99,8 +99,8 @@ pub struct Contrast {
     pub refused: Pair,
     /// Where the shares go.
     pub places: BTreeMap<SmolStr, Pair>,
-    /// Choices that the host took out of the second one's plans.
-    pub clamped: u64,
+    /// What the host took out of the second one's plans.
+    pub clamped: Clamped,
 }
 
 impl Contrast {
@@ -116,12 +116,11 @@ impl Contrast {
         for (place, share) in second.places(snapshot) {
             places.entry(place).or_default().after = share;
         }
-        let clamped = after.clamped;
         Self {
             changed: first.distance(&second),
             refused: Pair { before: first.unanswered(), after: second.unanswered() },
             places,
-            clamped: u64::from(clamped.ineligible) + u64::from(clamped.remote_share),
+            clamped: after.clamped,
         }
     }
 
@@ -140,7 +139,6 @@ impl Contrast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Clamped;
     use crate::share::tests::snapshot;
 
     fn plans(plans: Vec<(u32, Option<Vec<(u32, u64)>>)>) -> ReadyPlans {

@@ -1,6 +1,6 @@
 //! What is known of other regions, and what operators of this one say of all of them.
 
-use crate::binding::{Limits, Regions};
+use crate::binding::Limits;
 use crate::names::{RegionName, ServiceKey, ZoneName};
 use crate::remote::{FULL_RAMP, Freshness, Remote, Standing};
 use crate::snapshot::{Withheld, WithheldBy, WithheldRegion};
@@ -137,11 +137,7 @@ impl Neighbours {
         let (mut remotes, mut withheld) = (Vec::new(), Withheld::default());
         for (region, known) in &self.regions {
             let Some(summary) = known.services.get(service) else { continue };
-            let allowed = match &limits.regions {
-                Regions::All => limits.max_remote_share > 0.0,
-                Regions::Only(regions) => limits.max_remote_share > 0.0 && regions.contains(region),
-            };
-            let by = match (allowed, known.too_old) {
+            let by = match (limits.allow(region), known.too_old) {
                 (false, _) => Some(WithheldBy::Limits),
                 (true, true) => Some(WithheldBy::Age),
                 (true, false) => None,

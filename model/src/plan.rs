@@ -3,6 +3,7 @@
 use crate::selection::AliasTable;
 use crate::share;
 use crate::snapshot::Snapshot;
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 /// At most this many plans in a view (DESIGN 7).
@@ -168,12 +169,33 @@ pub struct ReadyPlans {
 }
 
 /// What a policy wished for and the host did not give.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Clamped {
     /// Choices of endpoints that may not receive traffic.
     pub ineligible: u32,
     /// Plans that would send more to other regions than the binding allows.
     pub remote_share: u32,
+}
+
+impl Clamped {
+    /// Of each, what both come to.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            ineligible: self.ineligible.saturating_add(other.ineligible),
+            remote_share: self.remote_share.saturating_add(other.remote_share),
+        }
+    }
+
+    /// Of each, the more.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            ineligible: self.ineligible.max(other.ineligible),
+            remote_share: self.remote_share.max(other.remote_share),
+        }
+    }
 }
 
 /// Checks a view's plans against the snapshot that the policy was shown and expands them.

@@ -4,6 +4,7 @@
 //! gateways; what follows from it comes out as a [`Verdict`].
 
 use crate::binding::{Activation, Binding, Bound, Candidate, Former, LAST_GOOD_KEPT, Limits, Stage, Way};
+use crate::plan::Clamped;
 use crate::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use smol_str::{SmolStr, format_smolstr};
@@ -253,9 +254,9 @@ pub struct Evidence {
     /// Where lookups go, by expectation: zones of this region and other regions.
     #[serde(default)]
     pub places: BTreeMap<SmolStr, Pair>,
-    /// Choices that the host took out of its plans: what may not receive traffic, and remote shares past the limit.
+    /// What the host took out of its plans.
     #[serde(default)]
-    pub clamped: u64,
+    pub clamped: Clamped,
 }
 
 /// A figure of the other version, and of this one.
@@ -286,7 +287,7 @@ impl Evidence {
         if !other.last_fault.is_empty() {
             self.last_fault = other.last_fault.clone();
         }
-        self.clamped = self.clamped.saturating_add(other.clamped);
+        self.clamped = self.clamped.and(other.clamped);
         self.sampled |= other.sampled;
         self.changed += other.changed;
         self.refused.before += other.refused.before;

@@ -11,7 +11,9 @@ use crate::gate::{Gate, Rejected, Report};
 use crate::inbox::Inbox;
 use crate::lane::LaneName;
 use crate::library::{Compiled, Library, LibraryFull};
-use crate::limits::{self, BESIDE_NICENESS, EVALUATE_WAIT, MAX_WAITING, MAX_WAITING_CONFIGS, TRY_WAIT, Threads};
+use crate::limits::{
+    self, BESIDE_NICENESS, EVALUATE_WAIT, MAX_WAITING, MAX_WAITING_CONFIGS, TRY_WAIT, Threads,
+};
 use crate::observation::Observation;
 use crate::preparation::{self, CanaryOrder, Order, Parcel};
 use crate::processor;

@@ -8,14 +8,14 @@ use crate::pick::{Pick, Routed};
 use crate::view::{Outcome, View};
 use meridian_model::binding::Bound;
 use meridian_model::caller::Caller;
-use meridian_model::names::RegionName;
+use meridian_model::names::{PolicyName, RegionName};
 use meridian_model::plan;
 use meridian_model::recording::{NOTHING, Noted, REFUSED, Recording};
 use meridian_model::selection::Words;
 use meridian_model::snapshot::{Place, Snapshot};
 use smol_str::{SmolStr, format_smolstr};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Where a lookup went, in the words of recordings, and whose answer that was.
@@ -34,14 +34,40 @@ pub fn answer_of(routed: &Routed<'_>, current: &Snapshot) -> (SmolStr, &'static 
     (answer, routed.outcome(picked.by).as_str())
 }
 
-/// A version at work on a recording, picture by picture: in one instance each, as the service would have of it.
+/// A version at work on a recording: each lookup with `config`, or with the one that answered it where none is given.
 pub(crate) fn replay(
     compiled: &Compiled,
     recording: &Recording,
-    bound: &Bound,
+    policy: &PolicyName,
+    config: Option<&str>,
 ) -> Vec<Result<SmolStr, Fault>> {
     let mut answers: Vec<Result<SmolStr, Fault>> = vec![Ok(SmolStr::default()); recording.lookups.len()];
-    let mut order: Vec<(usize, &Noted)> = recording.lookups.iter().enumerate().collect();
+    let mut by_config: BTreeMap<&str, Vec<(usize, &Noted)>> = BTreeMap::new();
+    for ((at, noted), answer) in recording.lookups.iter().enumerate().zip(&mut answers) {
+        let recorded = || recording.answered_by.get(noted.by as usize).map(|bound| bound.config.as_str());
+        match config.or_else(recorded) {
+            Some(config) => by_config.entry(config).or_default().push((at, noted)),
+            None => {
+                let detail = format!("whose answer it was, {}, is not in the recording", noted.by);
+                *answer = Err(Fault::new(FaultKind::Missing, detail));
+            }
+        }
+    }
+    for (config, lookups) in by_config {
+        let bound = Bound { policy: policy.clone(), version: compiled.version(), config: config.into() };
+        replay_with(compiled, recording, &bound, lookups, &mut answers);
+    }
+    answers
+}
+
+/// Lookups with one config, picture by picture: in one instance each, as the service would have of it.
+fn replay_with(
+    compiled: &Compiled,
+    recording: &Recording,
+    bound: &Bound,
+    mut order: Vec<(usize, &Noted)>,
+    answers: &mut [Result<SmolStr, Fault>],
+) {
     order.sort_by_key(|(_, noted)| noted.planned);
     let mut snapshots = Snapshots { recording, bound, made: HashMap::new() };
     let mut stage: Option<Stage<'_>> = None;
@@ -65,7 +91,6 @@ pub(crate) fn replay(
             *place = answer;
         }
     }
-    answers
 }
 
 struct Snapshots<'a> {

@@ -11,7 +11,6 @@ use crate::library::Compiled;
 use crate::limits::{self, PREPARE_FUEL, ROUTE_FUEL, Threads};
 use crate::replay;
 use crate::trial;
-use meridian_model::binding::Bound;
 use meridian_model::names::{PolicyName, PolicyVersion};
 use meridian_model::plan::WHOLE_SHARE;
 use meridian_model::policy::case::{self, Case};
@@ -218,17 +217,16 @@ impl Workbench {
         self.compiled.version()
     }
 
-    /// Answers recorded lookups again, with one config (JSON, or empty for none): in their order, each with the answer or
-    /// the fault.
+    /// Answers recorded lookups again, with one config (JSON, or empty for none) or, without one, each with the config that
+    /// answered it: in their order, each with the answer or the fault.
     #[must_use]
     pub fn replay(
         &self,
         recording: &Recording,
-        policy: PolicyName,
-        config: &str,
+        policy: &PolicyName,
+        config: Option<&str>,
     ) -> Vec<Result<SmolStr, Fault>> {
-        let bound = Bound { policy, version: self.compiled.version(), config: config.into() };
-        replay::replay(&self.compiled, recording, &bound)
+        replay::replay(&self.compiled, recording, policy, config)
     }
 
     /// What calls cost for services of 20 and of 5,000 endpoints, with one config.

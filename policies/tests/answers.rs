@@ -10,7 +10,7 @@
 mod support;
 
 use meridian_model::status::Status;
-use meridian_policies::{Carried, Host, HostConfig, Lookup, Outcome, Pick, STANDARD};
+use meridian_policies::{Carried, ConfigRefused, Host, HostConfig, Lookup, Outcome, Pick, STANDARD};
 use std::sync::Arc;
 use support::guests::{Guest, LOOP, MEMORY_BOMB, REFUSE, STACK_BOMB, TRAP};
 use support::{bound, caller_in, effective, healthy, snapshot, until, warm};
@@ -228,9 +228,12 @@ async fn a_config_is_tried_on_the_corpus_before_it_is_bound() {
         (Guest { route: counts.into(), ..two_plans() }, Some("corpus"), "two plans"),
     ] {
         let compiled = host.check(&guest.build()).unwrap().0;
-        host.try_config(&compiled, "").unwrap();
-        let tried = host.try_config(&compiled, "{}");
-        let (found, detail) = tried.err().map(|r| (r.check, r.detail)).unwrap_or_default();
+        host.try_config(Arc::clone(&compiled), "".into()).await.unwrap();
+        let (found, detail) = match host.try_config(compiled, "{}".into()).await {
+            Err(ConfigRefused::Rejected(rejected)) => (rejected.check, rejected.detail),
+            Err(ConfigRefused::Busy) => panic!("nobody else tries a config"),
+            Ok(()) => Default::default(),
+        };
         assert_eq!(found.as_deref(), check, "{detail}");
         assert!(detail.contains(said), "{detail}");
     }

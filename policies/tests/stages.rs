@@ -325,7 +325,7 @@ async fn what_has_yet_to_soak_is_counted_and_compared_with_its_predecessor() {
     let activation = Activation { since: UnixMillis(5), way: Way::Promoted, ..Activation::default() };
     let formers = vec![bound("p", &before, "")];
     let binding = Effective {
-        activation,
+        activation: activation.clone(),
         before: Some(bound("p", &before, "")),
         source: Source::Own,
         ..(*effective(bound("p", &now, ""), formers)).clone()

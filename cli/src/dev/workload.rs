@@ -24,6 +24,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// Leases of the demo end soon after a crash (DESIGN 9).
 pub(super) const LEASE_SECONDS: u64 = 6;
+/// What each could carry, so that regions have headroom to tell of: the policy `spillover` shares by it.
+const CAPACITY: u64 = 100;
 const READY_PATH: &str = "/health/ready";
 /// Connections at once; a demo has few callers.
 const MAX_CONNECTIONS: usize = 256;
@@ -96,7 +98,7 @@ fn introduction(seat: &Seat) -> Value {
 fn registration(seat: &Seat, address: SocketAddr) -> Value {
     json!({
         "host": address.ip().to_string(), "port": address.port(), "zone": seat.zone, "version": seat.version,
-        "deploymentGroup": seat.group, "protocol": "http", "metadata": { "team": "demo" },
+        "deploymentGroup": seat.group, "protocol": "http", "metadata": { "team": "demo" }, "capacity": CAPACITY,
         "leaseTtlSeconds": LEASE_SECONDS,
         "healthCheck": { "http": { "path": READY_PATH, "intervalSeconds": 1, "timeoutSeconds": 1,
                                    "unhealthyAfter": 2, "healthyAfter": 1 } },

@@ -35,6 +35,7 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     let config = config.map(ConfigSource::read).transpose()?.map(|config| config.to_string());
     let module = test::module(&policy, false).await?;
     let workbench = Workbench::compile(&module).map_err(|refused| Failure::Failed(anyhow!("{refused}")))?;
+    output::remark("measuring; this takes some seconds");
     let configs = config.map_or_else(|| workbench.configs(), |config| vec![config]);
     let (config, benches) = measured(&workbench, &configs)?;
     let memory = workbench.memory(config, SERVICES).map_err(failed)?;

@@ -1,14 +1,16 @@
 //! `meridian policy bind`: lets a policy answer.
 
+use crate::arguments;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
-use crate::output::{self, items_of, short_version, text_of};
+use crate::output::{self, items_of, percent, printable, short_version, text_of};
 use anyhow::Context;
 use meridian_model::binding::NAMESPACE_DEFAULT;
 use meridian_model::names::{BadName, Namespace, PolicyName, PolicyVersion, RegionName, ServiceName};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -49,9 +51,38 @@ pub(crate) struct Arguments {
     /// Label of callers that may reach the policy; may be repeated
     #[arg(long = "label", value_name = "KEY")]
     labels: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArguments,
+    /// Why, for the history (at most 256 bytes)
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// What no policy may widen. An active one that is bound without them may use all regions.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LimitArguments {
     /// Regions that lookups may be answered from besides their own: all, or names with commas
     #[arg(long, value_name = "REGIONS")]
     regions: Option<Regions>,
+    /// Greatest part of the lookups that may leave the region, 0 to 1
+    #[arg(long, value_name = "PART", value_parser = arguments::part)]
+    max_remote_share: Option<f64>,
+}
+
+impl LimitArguments {
+    /// As bodies hold it, where anything is said.
+    pub(crate) fn body(&self) -> Option<Value> {
+        let mut limits = Map::new();
+        limits.extend(self.regions.as_ref().map(|regions| {
+            let named = match regions {
+                Regions::All => json!("all"),
+                Regions::Only(names) => json!(names),
+            };
+            ("regions".to_owned(), named)
+        }));
+        limits.extend(self.max_remote_share.map(|share| ("maxRemoteShare".to_owned(), json!(share))));
+        (!limits.is_empty()).then_some(Value::Object(limits))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -170,11 +201,10 @@ impl Arguments {
         if let Some(percent) = self.percent {
             body.insert("percent".to_owned(), json!(percent));
         }
-        match self.regions {
-            None => None,
-            Some(Regions::All) => body.insert("limits".to_owned(), json!({ "regions": "all" })),
-            Some(Regions::Only(names)) => body.insert("limits".to_owned(), json!({ "regions": names })),
-        };
+        body.extend(self.limits.body().map(|limits| ("limits".to_owned(), limits)));
+        if !self.reason.is_empty() {
+            body.insert("reason".to_owned(), json!(self.reason));
+        }
         if !self.labels.is_empty() {
             body.insert("callerLabels".to_owned(), json!(self.labels));
         }
@@ -187,13 +217,67 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     let stage = arguments.stage;
     let body = arguments.body()?;
     let connection = Connection::open(global, Role::Operator)?;
+    let before = match connection.get(&path, &[]).await {
+        Ok(stands) => Some(stands.body),
+        // The first binding of its place.
+        Err(Failure::Refused(refusal)) if refusal.status == 404 => None,
+        Err(failure) => return Err(failure),
+    };
     let answer = connection.send(Method::PUT, &path, &[], Payload::Json(body)).await?;
     if global.json {
         output::json(&answer.body);
     } else {
         output::say(render(&answer.body, stage));
     }
+    for change in before.iter().flat_map(|before| loosened(before, &answer.body)) {
+        output::remark(format_args!("warning: {change}"));
+    }
     Ok(())
+}
+
+/// What a binding allows now and did not before, or no longer lets through. A binding is replaced whole, so that this
+/// happens to whoever leaves out what they said last time.
+fn loosened(before: &Value, after: &Value) -> Vec<String> {
+    let mut told = Vec::new();
+    let names = |binding: &Value, at: &str| -> BTreeSet<String> {
+        items_of(binding, at).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let (was, is) = (names(before, "/limits/regions"), names(after, "/limits/regions"));
+    let all = |binding: &Value| text_of(binding, "/limits/regions") == "all";
+    if !all(before) && (all(after) || !is.is_subset(&was)) {
+        told.push(format!("more regions may answer than before, which were: {}", regions(before)));
+    }
+    let share = |binding: &Value| binding.pointer("/limits/maxRemoteShare").and_then(Value::as_f64);
+    if let (Some(was), Some(is)) = (share(before), share(after))
+        && is > was
+    {
+        told.push(format!(
+            "up to {} of the lookups may leave the region, before {}",
+            percent(is),
+            percent(was)
+        ));
+    }
+    let (was, is) = (names(before, "/callerLabels"), names(after, "/callerLabels"));
+    let gone: Vec<String> = was.difference(&is).map(|label| printable(label)).collect();
+    if !gone.is_empty() {
+        told.push(format!("no longer shown to the policy: {}", gone.join(", ")));
+    }
+    told
+}
+
+/// Which regions may answer besides their own.
+pub(super) fn regions(binding: &Value) -> String {
+    let named: Vec<&str> = items_of(binding, "/limits/regions").iter().filter_map(Value::as_str).collect();
+    match (text_of(binding, "/limits/regions") == "all", named.is_empty()) {
+        (true, _) => "all".to_owned(),
+        (false, true) => "only its own".to_owned(),
+        (false, false) => named.join(", "),
+    }
+}
+
+/// How much may go there.
+pub(super) fn remote_share(binding: &Value) -> String {
+    percent(binding.pointer("/limits/maxRemoteShare").and_then(Value::as_f64).unwrap_or(1.0))
 }
 
 fn render(binding: &Value, stage: Stage) -> String {
@@ -222,10 +306,10 @@ fn render(binding: &Value, stage: Stage) -> String {
     if tried.is_some() {
         line("active", version("/active"));
     }
+    line("regions", regions(binding));
+    line("remote", format!("up to {} of the lookups", remote_share(binding)));
     let labels: Vec<&str> = items_of(binding, "/callerLabels").iter().filter_map(Value::as_str).collect();
-    line("labels", labels.join(", "));
-    let regions: Vec<&str> = items_of(binding, "/limits/regions").iter().filter_map(Value::as_str).collect();
-    line("regions", regions.join(", "));
+    line("labels", if labels.is_empty() { "none".to_owned() } else { labels.join(", ") });
     if let Some(before) = items_of(binding, "/lastGood").first() {
         line(
             "before",
@@ -287,6 +371,21 @@ mod tests {
                 "callerLabels": ["a"], "config": { "percent": 1 } })
         );
         assert_eq!(body(&["s", "canary", "--regions", "all"])["limits"], json!({ "regions": "all" }));
+        let limited = body(&["s", "canary", "--max-remote-share", "0.2", "--reason", "x"]);
+        assert_eq!(limited["limits"], json!({ "maxRemoteShare": 0.2 }));
+        assert_eq!(limited["reason"], "x");
+    }
+
+    #[test]
+    fn what_a_binding_loses_or_opens_is_told() {
+        let binding = |regions: Value, share: f64, labels: Value| json!({ "limits": { "regions": regions, "maxRemoteShare": share }, "callerLabels": labels });
+        let narrow = binding(json!(["eu"]), 0.2, json!(["team"]));
+        assert_eq!(loosened(&narrow, &narrow), Vec::<String>::new());
+        let told = loosened(&narrow, &binding(json!("all"), 1.0, json!([])));
+        assert!(told[0].ends_with("which were: eu") && told[1].ends_with("before 20.0 %"), "{told:?}");
+        assert!(told[2].ends_with(": team") && told.len() == 3, "{told:?}");
+        assert_eq!(loosened(&narrow, &binding(json!(["us"]), 0.1, json!(["team", "x"]))).len(), 1);
+        assert!(loosened(&binding(json!("all"), 1.0, json!([])), &narrow).is_empty());
     }
 
     #[test]
@@ -308,11 +407,11 @@ mod tests {
         let binding = json!({ "namespace": "default", "service": "orders-api", "index": 9, "applied": true,
             "active": { "policy": "canary", "version": "sha256:0123456789abcdef", "config": { "percent": 10 } },
             "lastGood": [{ "policy": "weighted", "version": "sha256:ffffffffffffffff", "config": null }],
-            "limits": { "regions": "all" }, "callerLabels": [] });
+            "limits": { "regions": "all", "maxRemoteShare": 1.0 }, "callerLabels": [] });
         assert_eq!(
             render(&binding, Stage::Active),
             "canary sha256:0123456789ab answers for default/orders-api (index 9)\n  config    {\"percent\":10}\n  \
-             before    weighted sha256:ffffffffffff"
+             regions   all\n  remote    up to 100.0 % of the lookups\n  labels    none\n  before    weighted sha256:ffffffffffff"
         );
     }
 }

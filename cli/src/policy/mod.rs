@@ -2,6 +2,7 @@
 
 mod bench;
 mod bind;
+mod bindings;
 mod build;
 pub(crate) mod compiler;
 mod component;
@@ -11,13 +12,14 @@ mod push;
 mod replay;
 mod rollout;
 mod sdk;
+mod show;
 mod signing;
 mod snapshot;
 mod switch;
 mod test;
 mod trial;
 
-pub(crate) use bind::ConfigSource;
+pub(crate) use bind::{ConfigSource, LimitArguments};
 
 use crate::connection::Global;
 use crate::failure::Failure;
@@ -44,6 +46,10 @@ pub(crate) enum Command {
     Push(push::Arguments),
     /// Let a policy answer for a service or a namespace, or try it there
     Bind(bind::Arguments),
+    /// Let the namespace's policy answer for a service again
+    Unbind(bindings::UnbindArguments),
+    /// List the bindings of a namespace
+    Bindings(bindings::Arguments),
     /// Show what a policy would answer right now, without binding it
     Try(trial::Arguments),
     /// Show what the candidate would change
@@ -58,6 +64,10 @@ pub(crate) enum Command {
     Enable(switch::EnableArguments),
     /// List policies with their versions
     List(list::Arguments),
+    /// Show a policy: what it is, what its config may be, by what it is bound
+    Show(show::Arguments),
+    /// Take away a version that nothing is bound to
+    Delete(show::DeleteArguments),
 }
 
 pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure> {
@@ -72,6 +82,8 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Verify(arguments) => signing::verify(arguments, global),
         Command::Push(arguments) => push::run(arguments, global).await,
         Command::Bind(arguments) => bind::run(arguments, global).await,
+        Command::Unbind(arguments) => bindings::unbind(arguments, global).await,
+        Command::Bindings(arguments) => bindings::run(arguments, global).await,
         Command::Try(arguments) => trial::run(arguments, global).await,
         Command::Diff(arguments) => rollout::diff(arguments, global).await,
         Command::Promote(arguments) => rollout::promote(arguments, global).await,
@@ -79,5 +91,7 @@ pub(crate) async fn run(command: Command, global: &Global) -> Result<(), Failure
         Command::Disable(arguments) => switch::disable(arguments, global).await,
         Command::Enable(arguments) => switch::enable(arguments, global).await,
         Command::List(arguments) => list::run(arguments, global).await,
+        Command::Show(arguments) => show::run(arguments, global).await,
+        Command::Delete(arguments) => show::delete(arguments, global).await,
     }
 }

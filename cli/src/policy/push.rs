@@ -6,6 +6,7 @@ use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
 use crate::output::{self, text_of};
+use crate::patience;
 use anyhow::Context;
 use meridian_model::names::PolicyName;
 use reqwest::Method;
@@ -28,10 +29,13 @@ pub(crate) struct Arguments {
     /// Its signature, as `meridian policy sign` writes it; a region may ask for one
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
+    /// Why, for the history (at most 256 bytes)
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
-    let Arguments { name, file, signature } = arguments;
+    let Arguments { name, file, signature, reason } = arguments;
     let module = read(&file)?;
     let payload = match signature {
         Some(signature) => Payload::Signed(module, signing::read(&signature)?),
@@ -39,13 +43,20 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     };
     let connection = Connection::open(global, Role::Operator)?;
     let path = format!("/v1/policies/{name}");
-    let answer = connection.send(Method::PUT, &path, &[], payload).await?;
+    let query = reason_of(reason);
+    let work = connection.send(Method::PUT, &path, &query, payload);
+    let answer = patience::wait_for("the gateway compiles and tries it", work).await?;
     if global.json {
         output::json(&answer.body);
     } else {
         output::say(render(answer.status == 201, &answer.body));
     }
     Ok(())
+}
+
+/// A reason as the query of a request without a body of its own.
+pub(super) fn reason_of(reason: String) -> Vec<(String, String)> {
+    if reason.is_empty() { Vec::new() } else { vec![("reason".to_owned(), reason)] }
 }
 
 /// A module of a file, as a component.

@@ -1,18 +1,20 @@
 //! `meridian policy record|replay`: lookups as a gateway answered them, and what another version would have answered.
 
-use super::ConfigSource;
 use super::test::module;
+use super::{ConfigSource, show};
+use crate::arguments;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
 use crate::output::{self, Table, percent, printable, short_version};
+use crate::patience;
 use anyhow::{Context, anyhow};
-use meridian_model::names::{Namespace, PolicyName, ServiceName};
+use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
 use meridian_model::recording::{FORMAT, Noted, Recording};
-use meridian_policies::Workbench;
+use meridian_policies::{STANDARD, Workbench};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,13 +38,13 @@ pub(crate) struct RecordArguments {
     #[arg(long, default_value = "default")]
     namespace: Namespace,
     /// For how long at most, up to 60
-    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = arguments::recorded_seconds)]
     seconds: f64,
     /// How many lookups at most, 1 to 10,000
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     lookups: u32,
     /// The part of the lookups that is recorded, up to 1
-    #[arg(long, value_name = "PART", default_value_t = 1.0)]
+    #[arg(long, value_name = "PART", default_value_t = 1.0, value_parser = arguments::sample)]
     sample: f64,
     /// Where to write it [default: SERVICE.recording.json]
     #[arg(long, value_name = "FILE")]
@@ -54,13 +56,17 @@ pub(crate) struct RecordArguments {
 /// Bit for bit: the version that answered gives the same answers, so that every difference is the other version's.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  meridian policy replay orders-api.recording.json zone-fallback\n  \
-    meridian policy replay orders-api.recording.json my-policy.wasm --config '{\"percent\": 10}' --require-same")]
+    meridian policy replay orders-api.recording.json my-policy.wasm --config '{\"percent\": 10}' --require-same\n  \
+    meridian policy replay orders-api.recording.json my-policy --version sha256:…")]
 pub(crate) struct ReplayArguments {
     /// What `meridian policy record` wrote
     recording: PathBuf,
-    /// A component, a crate's directory, or a standard policy's name
+    /// A component, a crate's directory, a standard policy's name, or that of a policy of the gateway
     policy: PathBuf,
-    /// JSON that the policy is opened with, or @FILE [default: what this version answered with]
+    /// Version that the gateway has of it, sha256:… [default: the newest]
+    #[arg(long)]
+    version: Option<PolicyVersion>,
+    /// JSON that the policy is opened with, or @FILE [default: for each lookup what it was answered with]
     #[arg(long, value_name = "JSON|@FILE")]
     config: Option<ConfigSource>,
     /// Fail where any answer is different
@@ -74,8 +80,10 @@ pub(crate) async fn record(arguments: RecordArguments, global: &Global) -> Resul
     let path = format!("/v1/namespaces/{namespace}/services/{service}/record");
     let body = Payload::Json(json!({ "seconds": seconds, "lookups": lookups, "sample": sample }));
     // It answers at the end.
-    let wait = Duration::from_secs_f64(seconds.clamp(0.0, 60.0)) + GRACE;
-    let answer = connection.send_within(wait, Method::POST, &path, &[], body).await?;
+    let wait = Duration::from_secs_f64(seconds) + GRACE;
+    let work = connection.send_within(wait, Method::POST, &path, &[], body);
+    let what = format!("the gateway records {lookups} lookups, or {seconds} s");
+    let answer = patience::wait_for(&what, work).await?;
     let file = output.unwrap_or_else(|| PathBuf::from(format!("{service}.recording.json")));
     std::fs::write(&file, answer.body.to_string())
         .with_context(|| format!("cannot write {}", file.display()))?;
@@ -86,20 +94,28 @@ pub(crate) async fn record(arguments: RecordArguments, global: &Global) -> Resul
             number => number.as_u64().unwrap_or(0),
         })
     };
-    let told = json!({ "file": file, "lookups": count("lookups"), "pictures": count("pictures"), "seen": count("seen"), "dropped": count("dropped") });
+    let told = json!({ "file": file, "lookups": count("lookups"), "pictures": count("pictures"), "seen": count("seen"), "dropped": count("dropped"), "missed": count("missed") });
     if global.json {
         output::json(&told);
     } else {
         output::say(format_args!(
-            "{} of {} lookups, over {} pictures of the service, in {}\n  next: meridian policy replay {} POLICY",
+            "{} of {} lookups, over {} pictures of the service, in {}{}\n  next: meridian policy replay {} POLICY",
             told["lookups"],
             told["seen"],
             told["pictures"],
             file.display(),
+            lost(count("dropped"), count("missed")),
             file.display()
         ));
     }
     Ok(())
+}
+
+/// Lookups that a recording would hold, had it had room and time; empty where there are none.
+fn lost(dropped: u64, missed: u64) -> String {
+    let words = [(dropped, "dropped for want of room"), (missed, "missed while others were noted")];
+    let told = words.into_iter().filter(|(count, _)| *count > 0);
+    told.map(|(count, word)| format!("\n  {count} {word}")).collect()
 }
 
 fn read(file: &Path) -> Result<Recording, Failure> {
@@ -125,20 +141,15 @@ struct Different<'a> {
 }
 
 pub(crate) async fn replay(arguments: ReplayArguments, global: &Global) -> Result<(), Failure> {
-    let ReplayArguments { recording, policy, config, require_same } = arguments;
+    let ReplayArguments { recording, policy, version, config, require_same } = arguments;
     let recording = read(&recording)?;
-    let module = module(&policy, false).await?;
+    let module = module_of(&policy, version, global).await?;
     let workbench = Workbench::compile(&module).map_err(|refused| Failure::Failed(anyhow!("{refused}")))?;
-    // Without another one, what it answered with.
-    let own = recording.answered_by.iter().find(|bound| bound.version == workbench.version());
-    let config = match config {
-        Some(config) => config.read()?.to_string(),
-        None => own.map(|bound| bound.config.to_string()).unwrap_or_default(),
-    };
+    let config = config.map(ConfigSource::read).transpose()?.map(|config| config.to_string());
     // The name is only for messages of the host.
     let name: PolicyName = "replayed".parse().map_err(|e| Failure::Failed(anyhow!("{e}")))?;
-    let answers = workbench.replay(&recording, name, &config);
-    let replayed = Replayed::of(&recording, answers);
+    let answers = workbench.replay(&recording, &name, config.as_deref());
+    let replayed = Replayed { config, ..Replayed::of(&recording, answers) };
     if global.json {
         output::json(&replayed.document(&recording));
     } else {
@@ -151,8 +162,39 @@ pub(crate) async fn replay(arguments: ReplayArguments, global: &Global) -> Resul
     Ok(())
 }
 
+/// The module that is named: of a file or a crate, of this program, or of the gateway.
+async fn module_of(
+    policy: &Path,
+    version: Option<PolicyVersion>,
+    global: &Global,
+) -> Result<Vec<u8>, Failure> {
+    let here = policy.exists() || STANDARD.iter().any(|standard| Path::new(standard.name) == policy);
+    if version.is_none() && here {
+        return module(policy, false).await;
+    }
+    let name: PolicyName = policy.to_str().unwrap_or_default().parse().map_err(|error| {
+        Failure::Usage(format!("{} is no file, and no policy's name: {error}", policy.display()))
+    })?;
+    let connection = Connection::open(global, Role::Operator)?;
+    let version = match version {
+        Some(version) => version,
+        None => show::newest(&connection, &name)
+            .await?
+            .parse()
+            .map_err(|error| Failure::Failed(anyhow!("the gateway tells no version of {name}: {error}")))?,
+    };
+    let module = connection.module(&format!("{}/module", show::path(&name, &version.to_string()))).await?;
+    if PolicyVersion::of(&module) != version {
+        return Err(Failure::Failed(anyhow!("what the gateway gave for {name} is not {version}")));
+    }
+    Ok(module)
+}
+
 /// What came of it.
+#[derive(Default)]
 struct Replayed<'a> {
+    /// What all were replayed with; else each with what it was answered with.
+    config: Option<String>,
     /// Lookups that a version answered. Where a fallback did, there is nothing to compare with.
     compared: usize,
     different: Vec<Different<'a>>,
@@ -161,7 +203,7 @@ struct Replayed<'a> {
 impl<'a> Replayed<'a> {
     fn of<A: AsRef<str>, E: fmt::Display>(recording: &'a Recording, answers: Vec<Result<A, E>>) -> Self {
         let by_version = recording.lookups.iter().zip(answers).filter(|(noted, _)| noted.outcome == "ok");
-        let mut replayed = Self { compared: 0, different: Vec::new() };
+        let mut replayed = Self::default();
         for (noted, after) in by_version {
             replayed.compared += 1;
             if !after.as_ref().is_ok_and(|after| after.as_ref() == noted.answer) {
@@ -183,6 +225,7 @@ impl<'a> Replayed<'a> {
         };
         json!({
             "service": recording.service, "lookups": recording.lookups.len(), "compared": self.compared,
+            "config": self.config.as_deref().map(|config| serde_json::from_str::<Value>(config).unwrap_or_default()),
             "answeredBy": recording.answered_by, "different": self.different.iter().map(one).collect::<Vec<_>>(),
         })
     }
@@ -195,6 +238,17 @@ impl<'a> Replayed<'a> {
             recording.pictures.len(),
             if count == 0 { "by nobody".to_owned() } else { answered(recording) },
         );
+        match &self.config {
+            Some(config) => said.push_str(&format!("replayed with {}\n", printable(config))),
+            None => said.push_str(&format!(
+                "replayed with {}\n",
+                if configs(recording) > 1 {
+                    "the config that answered each"
+                } else {
+                    "the config that answered"
+                }
+            )),
+        }
         if self.compared < count {
             said.push_str(&format!(
                 "{} were answered by a fallback, and are not compared\n",
@@ -231,6 +285,11 @@ impl<'a> Replayed<'a> {
         }
         said
     }
+}
+
+/// How many configs answered.
+fn configs(recording: &Recording) -> usize {
+    recording.answered_by.iter().map(|bound| &bound.config).collect::<BTreeSet<_>>().len()
 }
 
 /// Who answered when it was recorded, and how often.

@@ -1,6 +1,7 @@
 //! `meridian policy promote|rollback|diff`: what becomes of a candidate.
 
 use super::bind::{Place, whom};
+use super::trial::clamped;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
@@ -57,7 +58,7 @@ pub(crate) struct DiffArguments {
 }
 
 #[derive(Debug, clap::Args)]
-struct PlaceArguments {
+pub(super) struct PlaceArguments {
     /// Service, or _default for the namespace's binding
     service: Place,
     /// Namespace
@@ -66,8 +67,18 @@ struct PlaceArguments {
 }
 
 impl PlaceArguments {
+    /// Where the binding stands in the API.
+    pub(super) fn binding(&self) -> String {
+        format!("/v1/namespaces/{}/bindings/{}", self.namespace, self.service)
+    }
+
+    /// As people say it.
+    pub(super) fn target(&self) -> String {
+        format!("{}/{}", self.namespace, self.service)
+    }
+
     fn path(&self, last: &str) -> String {
-        format!("/v1/namespaces/{}/bindings/{}/{last}", self.namespace, self.service)
+        format!("{}/{last}", self.binding())
     }
 }
 
@@ -91,8 +102,7 @@ pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> R
 /// between is not touched.
 async fn meant(place: &PlaceArguments, of: &[&str], global: &Global) -> Result<Map<String, Value>, Failure> {
     let connection = Connection::open(global, Role::Operator)?;
-    let path = format!("/v1/namespaces/{}/bindings/{}", place.namespace, place.service);
-    let binding = connection.get(&path, &[]).await?.body;
+    let binding = connection.get(&place.binding(), &[]).await?.body;
     let version = of.iter().find_map(|at| binding.pointer(at));
     Ok(version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect())
 }
@@ -162,6 +172,10 @@ fn render(binding: &Value) -> String {
     if !fault.is_empty() {
         said.push_str(&format!(", last: {}", printable(&fault)));
     }
+    let clamped = clamped(candidate.pointer("/seen/clamped"));
+    if !clamped.is_empty() {
+        said.push_str(&format!("\n  clamped   {clamped}"));
+    }
     let mut table = Table::new(["PLACE", "BEFORE", "AFTER"]);
     let places = candidate.pointer("/seen/places").and_then(Value::as_object);
     for (place, pair) in places.into_iter().flatten() {
@@ -169,6 +183,9 @@ fn render(binding: &Value) -> String {
     }
     if places.is_some_and(|places| !places.is_empty()) {
         said.push_str(&format!("\n\n{}", table.render()));
+    }
+    if let Some(services) = services(items_of(candidate, "/seen/services")) {
+        said.push_str(&format!("\n\n{services}"));
     }
     let mut examples = Table::new(["SERVICE", "ZONE", "KEY", "BEFORE", "AFTER"]);
     for example in items_of(candidate, "/seen/examples") {
@@ -190,6 +207,31 @@ fn render(binding: &Value) -> String {
     said
 }
 
+/// Services that a text shows; `--json` holds more.
+const MAX_SERVICES: usize = 10;
+
+/// Of a binding for several services, those that would change most, as they come.
+fn services(seen: &[Value]) -> Option<String> {
+    if seen.len() < 2 {
+        return None;
+    }
+    let mut table = Table::new(["SERVICE", "CHANGED", "REFUSED", "FAULTS", "LOOKUPS"]);
+    for service in seen.iter().take(MAX_SERVICES) {
+        table.row([
+            text_of(service, "/service"),
+            share(service.get("changed")),
+            share(service.pointer("/refused/after")),
+            text_of(service, "/faults"),
+            text_of(service, "/lookups"),
+        ]);
+    }
+    let more = match seen.len().saturating_sub(MAX_SERVICES) {
+        0 => String::new(),
+        more => format!("\nand {more} more, which change less"),
+    };
+    Some(format!("{}{more}", table.render()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +243,9 @@ mod tests {
             "candidate": { "policy": "p", "version": "sha256:ffffffffffffffff", "stage": "canary", "percent": 5.0,
                 "objection": "it failed 1 times",
                 "seen": { "lookups": 200, "answered": 10, "changed": 0.25, "faults": 1, "lastFault": "trap",
+                    "clamped": { "ineligible": 3, "remoteShare": 1 },
+                    "services": [{ "service": "most", "changed": 0.5, "refused": { "before": 0.0, "after": 0.0 },
+                        "faults": 0, "lookups": 7 }, { "service": "least", "changed": 0.0 }],
                     "refused": { "before": 0.0, "after": 0.5 }, "places": { "z-a": { "before": 1.0, "after": 0.5 } },
                     "examples": [{ "service": "orders-api", "zone": "z-a", "keyHash": null, "before": "a", "after": "b" }] } } });
         let text = render(&binding);
@@ -210,6 +255,9 @@ mod tests {
             "25.0 % of the answers",
             "50.0 % after",
             "last: trap",
+            "3 ineligible (endpoints that may not receive traffic), 1 over maxRemoteShare",
+            "most     50.0 %",
+            "least    0 %",
             "z-a",
             "not yet: it failed",
         ] {

@@ -77,7 +77,7 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     }
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::Failed(anyhow!("{failed} of {} failed", rows.len()))),
+        _ => Err(Failure::Failed(anyhow!("{failed} of {} failed", rows.len())).after_json(global.json)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `meridian policy try`: what a version would answer, now.
 
-use super::bind::ConfigSource;
+use super::bind::{ConfigSource, LimitArguments};
 use crate::arguments;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 /// Show what a policy would answer right now, without binding it
 ///
-/// The gateway asks it over the live snapshot of the service, alone: where it fails, the failure is shown.
+/// The gateway asks it over the live snapshot of the service, alone: where it fails, the failure is shown, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  meridian policy try canary orders-api --config '{\"percent\": 10}'\n  \
     meridian policy try my-policy orders-api --zone ap-south-1a --key customer-42")]
@@ -36,9 +36,11 @@ pub(crate) struct Arguments {
     /// Key of the lookup
     #[arg(long)]
     key: Option<String>,
-    /// What the caller says of itself; reaches the policy if the service's binding lets the label through
+    /// What the caller says of itself, as if the policy were bound with that label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = arguments::pair)]
     labels: Vec<(String, String)>,
+    #[command(flatten)]
+    limits: LimitArguments,
 }
 
 impl Arguments {
@@ -50,6 +52,7 @@ impl Arguments {
         if let Some(config) = self.config {
             body.insert("config".to_owned(), config.read()?);
         }
+        body.extend(self.limits.body().map(|limits| ("limits".to_owned(), limits)));
         let labels: Map<String, Value> =
             self.labels.into_iter().map(|(key, value)| (key, json!(value))).collect();
         let lookup = |zone: Option<ZoneName>| {
@@ -79,26 +82,53 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     let answer = connection.send(Method::POST, &path, &[], Payload::Json(body)).await?;
     if global.json {
         output::json(&answer.body);
-        return Ok(());
+    } else {
+        let version = short_version(&text_of(&answer.body, "/policy/version"));
+        let service = text_of(&answer.body, "/service");
+        for (result, zone) in items_of(&answer.body, "/results").iter().zip(zones) {
+            let whom = zone
+                .map_or_else(|| "a caller without a zone".to_owned(), |zone| format!("a caller in {zone}"));
+            output::say(format_args!(
+                "{} {version} for {service}, {whom}\n{}",
+                text_of(&answer.body, "/policy/policy"),
+                render(result)
+            ));
+        }
     }
-    let version = short_version(&text_of(&answer.body, "/policy/version"));
-    let service = text_of(&answer.body, "/service");
-    for (result, zone) in items_of(&answer.body, "/results").iter().zip(zones) {
-        let whom =
-            zone.map_or_else(|| "a caller without a zone".to_owned(), |zone| format!("a caller in {zone}"));
-        output::say(format_args!(
-            "{} {version} for {service}, {whom}\n{}",
-            text_of(&answer.body, "/policy/policy"),
-            render(result)
-        ));
+    // Whoever binds what was tried goes by the exit code.
+    match items_of(&answer.body, "/results").iter().any(|result| fault(result).is_some()) {
+        true => Err(Failure::Told(1)),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+fn fault(result: &Value) -> Option<&str> {
+    result.get("fault").and_then(Value::as_str)
+}
+
+/// The counts of what the host took out of plans, in words; empty where it took nothing.
+pub(super) fn clamped(counts: Option<&Value>) -> String {
+    let of = |name: &str| counts.and_then(|counts| counts.get(name)).and_then(Value::as_u64).unwrap_or(0);
+    let words = [
+        (of("ineligible"), "ineligible (endpoints that may not receive traffic)"),
+        (of("remoteShare"), "over maxRemoteShare"),
+    ];
+    let told = words.into_iter().filter(|(count, _)| *count > 0);
+    told.map(|(count, word)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
 }
 
 fn render(result: &Value) -> String {
     let mut said = String::new();
-    let mut line = |name: &str, value: String| said.push_str(&format!("  {name:<9} {value}\n"));
-    if let Some(fault) = result.get("fault").and_then(Value::as_str) {
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            said.push_str(&format!("  {name:<9} {value}\n"));
+        }
+    };
+    let labels = |place: &str| {
+        let names = items_of(result, place).iter().filter_map(Value::as_str);
+        names.map(printable).collect::<Vec<_>>().join(", ")
+    };
+    if let Some(fault) = fault(result) {
         line("failed", printable(fault));
     }
     if let Some(problem) = result.get("error") {
@@ -107,20 +137,14 @@ fn render(result: &Value) -> String {
             format!("{}: {}", text_of(problem, "/code"), printable(&text_of(problem, "/detail"))),
         );
     }
-    line(
-        "changed",
-        format!("{} of what is answered now", percent(result["changed"].as_f64().unwrap_or(0.0))),
-    );
-    let clamped =
-        |name: &str| result.pointer(&format!("/clamped/{name}")).and_then(Value::as_u64).unwrap_or(0);
-    if clamped("ineligible") > 0 {
-        line(
-            "clamped",
-            format!("{} choices of endpoints that may not receive traffic", clamped("ineligible")),
-        );
+    if let Some(changed) = result.get("changed").and_then(Value::as_f64) {
+        line("changed", format!("{} of what is answered now", percent(changed)));
     }
-    if clamped("remoteShare") > 0 {
-        line("clamped", "more for other regions than the binding's maxRemoteShare".to_owned());
+    line("clamped", clamped(result.get("clamped")));
+    line("held back", labels("/heldBack"));
+    let to_bind = labels("/labelsToBind");
+    if !to_bind.is_empty() {
+        line("labels", format!("{to_bind}: not let through now; bind it with --label"));
     }
     let mut table = Table::new(["ENDPOINT", "ZONE", "TIER", "SHARE"]);
     for endpoint in items_of(result, "/answer/endpoints") {
@@ -142,12 +166,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trial_shows_shares_failures_and_what_was_taken_out() {
-        let result = json!({ "fault": "trap: unreachable", "changed": 0.5, "clamped": { "ineligible": 2, "remoteShare": 0 },
+    fn a_trial_shows_shares_and_what_was_taken_out_and_held_back() {
+        let result = json!({ "fault": null, "changed": 0.5, "clamped": { "ineligible": 2, "remoteShare": 1 },
+            "heldBack": ["team"], "labelsToBind": ["x-canary"],
             "answer": { "endpoints": [{ "id": "a-1", "zone": "z", "tier": 0, "share": 1.0 }] } });
         let text = render(&result);
-        for said in ["failed    trap", "50.0 %", "2 choices", "a-1", "100.0 %"] {
+        for said in
+            ["50.0 %", "2 ineligible", "1 over maxRemoteShare", "team", "x-canary: not let", "a-1", "100.0 %"]
+        {
             assert!(text.contains(said), "{said} in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_failure_stands_alone() {
+        let result = json!({ "fault": "trap: unreachable", "changed": null, "clamped": null, "heldBack": [], "labelsToBind": [] });
+        assert_eq!(render(&result), "  failed    trap: unreachable");
     }
 }

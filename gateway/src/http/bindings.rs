@@ -58,12 +58,15 @@ pub struct BindingBody {
     /// Labels of callers that reach the policy.
     #[serde(default)]
     caller_labels: Option<BTreeSet<String>>,
+    /// Why, for the history.
+    #[serde(default)]
+    reason: String,
 }
 
 /// What the host enforces under the policy.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct LimitsBody {
+pub(super) struct LimitsBody {
     /// `"all"` (default), or the names of at most 64 regions.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -81,7 +84,7 @@ enum RegionsBody {
 }
 
 impl LimitsBody {
-    fn parse(self) -> Result<Limits, Problem> {
+    pub(super) fn parse(self) -> Result<Limits, Problem> {
         let all = "must be \"all\" or a list of region names";
         let regions = match self.regions {
             None => Regions::All,
@@ -162,14 +165,14 @@ struct Wanted {
 }
 
 /// Where a binding stands: a service's, or the namespace's under `_default`.
-type Place = (Namespace, Option<ServiceName>);
+pub(super) type Place = (Namespace, Option<ServiceName>);
 
 fn place(namespace: &str, service: &str) -> Result<Place, Problem> {
     let service = if service == NAMESPACE_DEFAULT { None } else { Some(request::name(service)?) };
     Ok((request::name(namespace)?, service))
 }
 
-fn target((namespace, service): &Place) -> String {
+pub(super) fn target((namespace, service): &Place) -> String {
     format!("{namespace}/{}", service.as_ref().map_or(NAMESPACE_DEFAULT, |s| s.as_str()))
 }
 
@@ -192,20 +195,18 @@ impl BindingBody {
         };
         let bound = bound::parse(region, &self.policy, self.version.as_deref(), &self.config)?;
         let limits = self.limits.map(LimitsBody::parse).transpose()?;
-        let labels = self.caller_labels.as_ref();
-        if let Some(labels) = labels
-            && (labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES))
-        {
-            let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
-            return Err(Problem::field("callerLabels", detail));
-        }
-        Ok(Wanted {
-            bound,
-            stage,
-            limits,
-            caller_labels: labels.map(|labels| labels.iter().map(SmolStr::new).collect()),
-        })
+        let caller_labels = self.caller_labels.map(parse_labels).transpose()?;
+        Ok(Wanted { bound, stage, limits, caller_labels })
     }
+}
+
+/// The labels that reach a policy, as a body names them.
+pub(super) fn parse_labels(labels: BTreeSet<String>) -> Result<BTreeSet<SmolStr>, Problem> {
+    if labels.len() > MAX_PAIRS || labels.iter().any(|l| l.is_empty() || l.len() > MAX_KEY_BYTES) {
+        let detail = format!("must be at most {MAX_PAIRS} labels of 1 to {MAX_KEY_BYTES} bytes");
+        return Err(Problem::field("callerLabels", detail));
+    }
+    Ok(labels.into_iter().map(SmolStr::from).collect())
 }
 
 fn way(way: Way) -> Value {
@@ -287,7 +288,7 @@ fn replace(
 }
 
 /// A binding of its own that changes nothing yet: what answers for the place now.
-fn beside(region: &Region, (namespace, service): &Place) -> Binding {
+pub(super) fn beside(region: &Region, (namespace, service): &Place) -> Binding {
     let rules = region.directory.rules();
     let default = rules.bindings.get(&(namespace.clone(), None)).filter(|_| service.is_some());
     match default {
@@ -319,10 +320,12 @@ pub async fn put(
     let identity = request::bearer(&region, &headers)?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
-    let body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
+    let mut body: BindingBody = request::json(&headers, body, BINDING_BODY).await?;
+    let reason = std::mem::take(&mut body.reason);
+    request::check_reason(&reason)?;
     let wanted = body.parse(&region)?;
     bound::try_config(&region, &wanted.bound).await?;
-    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason: String::new() };
+    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
         .await
 }
@@ -428,13 +431,6 @@ fn require_meant(version: Option<&str>, bound: &Bound) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::CONFLICT, "another-version", detail))
 }
 
-fn check_reason(reason: &str) -> Result<(), Problem> {
-    if reason.len() > 256 || reason.chars().any(char::is_control) {
-        return Err(Problem::field("reason", "must be at most 256 bytes without control characters"));
-    }
-    Ok(())
-}
-
 impl From<NotPossible> for Problem {
     fn from(error: NotPossible) -> Self {
         let code = match error {
@@ -465,7 +461,7 @@ pub async fn promote(
     identity.may_operate(&place.0)?;
     let PromoteBody { version, force, reason } =
         request::json_or_default(&headers, body, request::SMALL_BODY).await?;
-    check_reason(&reason)?;
+    request::check_reason(&reason)?;
     if force && reason.trim().is_empty() {
         return Err(Problem::field("reason", "must say why the evidence is overridden"));
     }
@@ -507,7 +503,7 @@ pub async fn rollback(
     identity.may_operate(&place.0)?;
     let RollbackBody { version, reason } =
         request::json_or_default(&headers, body, request::SMALL_BODY).await?;
-    check_reason(&reason)?;
+    request::check_reason(&reason)?;
     let edit = Edit { action: "rollback", reason };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
@@ -602,15 +598,19 @@ pub async fn get(
 
 /// Remove a binding: the namespace's default, or the built-in policy, answers again.
 #[utoipa::path(delete, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
+    params(("ns" = String, Path), ("service" = String, Path),
+           ("reason" = Option<String>, Query, description = "why, for the history")),
+    responses((status = 204, description = "removed"), (status = "4XX", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path((namespace, service)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let identity = request::bearer(&region, &headers)?;
     let place = place(&namespace, &service)?;
     identity.may_operate(&place.0)?;
+    let reason = request::reason(query.as_deref())?;
     let key = Key::Binding(place.0.clone(), place.1.clone());
     let (stored, _) = region.registry.read(&key).await?;
     let Some(stored) = stored else { return Err(no_such_binding(&place)) };
@@ -619,7 +619,7 @@ pub async fn delete(
     let deed = Deed {
         action: "unbind",
         target: target(&place),
-        reason: "",
+        reason: &reason,
         before: value_of(decode(stored).map(|(binding, _)| binding).as_ref()),
         after: Value::Null,
     };

@@ -218,10 +218,7 @@ pub async fn deregister(
     let query = query.as_deref();
     let lease = request::parameter(query, "lease").map(|text| text.parse::<LeaseId>());
     let lease = lease.transpose().map_err(|detail| Problem::bad_query(format!("lease: {detail}")))?;
-    let reason = request::parameter(query, "reason").unwrap_or_default();
-    if reason.len() > 256 || reason.chars().any(char::is_control) {
-        return Err(Problem::bad_query("reason must be at most 256 bytes without control characters"));
-    }
+    let reason = request::reason(query)?;
     region.deregister(&identity, &key, lease, &reason, &request::precondition(&headers)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,7 +2,7 @@
 
 use super::instances::rfc3339;
 use super::request;
-use super::{schema, switches};
+use super::{bindings, schema, switches};
 use crate::clock;
 use crate::directory::Rules;
 use crate::history::value_of;
@@ -73,7 +73,9 @@ impl Drop for Provisional {
 ///
 /// It is checked before it is stored: size, form, sections, compilation in a process of its own, imports, world, its own test
 /// cases, a corpus of services, purity. A refusal names the check, and the input that it failed on.
-#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path), ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
+#[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path),
+    ("reason" = Option<String>, Query, description = "why, for the history"),
+    ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
               (status = 200, description = "the same bytes were there", body = schema::Uploaded),
@@ -83,12 +85,14 @@ impl Drop for Provisional {
 pub async fn upload(
     State(region): State<Arc<Region>>,
     Path(policy): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let identity = request::bearer(&region, &headers)?;
     identity.may_operate_region()?;
     let policy: PolicyName = request::name(&policy)?;
+    let reason = request::reason(query.as_deref())?;
     let module = module_of(&headers, body).await?;
     let version = PolicyVersion::of(&module);
     let size = module.len();
@@ -143,7 +147,7 @@ pub async fn upload(
     let deed = Deed {
         action: "upload",
         target: policy.to_string(),
-        reason: "",
+        reason: &reason,
         before: Value::Null,
         after: value_of(Some(&manifest)),
     };
@@ -288,6 +292,38 @@ fn render(region: &Region, manifest: &Manifest) -> Value {
     value
 }
 
+/// Bindings that a list shows of each version; the version itself shows them all.
+const MAX_BOUND_SHOWN: usize = 10;
+
+/// By what every version is bound, as lists show it.
+fn bindings_of(region: &Region) -> BTreeMap<(PolicyName, PolicyVersion), (u64, Vec<String>)> {
+    let mut all: BTreeMap<_, (u64, Vec<String>)> = BTreeMap::new();
+    for (place, (binding, _)) in &region.directory.rules().bindings {
+        let candidate = binding.candidate.as_ref().map(|candidate| &candidate.bound);
+        for bound in std::iter::once(&binding.active).chain(candidate.filter(|c| **c != binding.active)) {
+            let (count, shown) = all.entry((bound.policy.clone(), bound.version)).or_default();
+            *count += 1;
+            if shown.len() < MAX_BOUND_SHOWN {
+                shown.push(bindings::target(place));
+            }
+        }
+    }
+    all
+}
+
+/// All versions of every policy with their bindings, newest first, the standard ones at the end of theirs.
+fn listed(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
+    let (mut all, bound) = (versions(region), bindings_of(region));
+    for ((policy, version), (count, shown)) in bound {
+        let wanted = json!(version);
+        let of = all.get_mut(&policy).and_then(|all| all.iter_mut().find(|v| v["version"] == wanted));
+        if let Some(of) = of {
+            (of["bindings"], of["boundBy"]) = (json!(count), json!(shown));
+        }
+    }
+    all
+}
+
 /// All versions of every policy, newest first, the standard ones at the end of theirs.
 fn versions(region: &Region) -> BTreeMap<PolicyName, Vec<Value>> {
     let rules = region.directory.rules();
@@ -316,8 +352,7 @@ fn bound_to(rules: &Rules, policy: &PolicyName, version: PolicyVersion, also_las
             || binding.candidate.as_ref().is_some_and(|candidate| names(&candidate.bound))
             || (also_last_good && binding.last_good.iter().any(|former| names(&former.bound)))
     });
-    let default = meridian_model::binding::NAMESPACE_DEFAULT;
-    bound.map(|((ns, s), _)| format!("{ns}/{}", s.as_ref().map_or(default, |s| s.as_str()))).collect()
+    bound.map(|(place, _)| bindings::target(place)).collect()
 }
 
 /// All policies.
@@ -332,7 +367,7 @@ pub async fn list(
     request::bearer(&region, &headers)?;
     request::await_index(&region, query.as_deref()).await?;
     let page = request::page(query.as_deref())?;
-    let (items, next) = request::cut(versions(&region).into_iter(), &page, |(name, _)| name.to_string());
+    let (items, next) = request::cut(listed(&region).into_iter(), &page, |(name, _)| name.to_string());
     let items: Vec<Value> =
         items.into_iter().map(|(name, versions)| json!({ "name": name, "versions": versions })).collect();
     let index = region.directory.currency.index();
@@ -350,7 +385,7 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     request::bearer(&region, &headers)?;
     let policy: PolicyName = request::name(&policy)?;
-    match versions(&region).remove(&policy) {
+    match listed(&region).remove(&policy) {
         Some(versions) => Ok(axum::Json(json!({ "name": policy, "versions": versions })).into_response()),
         None => Err(no_such_policy(&policy)),
     }
@@ -435,16 +470,19 @@ pub async fn module(
 
 /// Delete a version that nothing is bound to.
 #[utoipa::path(delete, path = "/v1/policies/{name}/versions/{version}", tag = "operators",
-    params(("name" = String, Path), ("version" = String, Path)),
+    params(("name" = String, Path), ("version" = String, Path),
+           ("reason" = Option<String>, Query, description = "why, for the history")),
     responses((status = 204, description = "removed"), (status = 404, body = Problem), (status = 409, description = "still bound", body = Problem)))]
 pub async fn delete(
     State(region): State<Arc<Region>>,
     Path(path): Path<(String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let identity = request::bearer(&region, &headers)?;
     identity.may_operate_region()?;
     let (policy, version) = path_of(&path)?;
+    let reason = request::reason(query.as_deref())?;
     if standard_module(&policy, version).is_some() {
         let detail = "a standard policy is part of the gateway and cannot be deleted";
         return Err(Problem::new(StatusCode::CONFLICT, "standard-policy", detail));
@@ -469,7 +507,7 @@ pub async fn delete(
     let deed = Deed {
         action: "delete",
         target: policy.to_string(),
-        reason: "",
+        reason: &reason,
         before: value_of(Some(&**manifest)),
         after: Value::Null,
     };

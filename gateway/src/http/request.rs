@@ -16,6 +16,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest reason of a change, in bytes.
+const MAX_REASON: usize = 256;
 /// Longest body of a registration, patch, binding or single heartbeat (DESIGN 5).
 pub const SMALL_BODY: usize = 16 * 1024;
 /// Longest body of a batch: 1,000 lookups or heartbeats of a KiB each.
@@ -204,6 +206,31 @@ pub fn query_pairs(
 /// The first value of a parameter.
 pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
     query_pairs(query).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// Refuses a reason, of a body, that does not fit into the history.
+///
+/// # Errors
+/// 422 with the field.
+pub fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        let detail = format_args!("must be at most {MAX_REASON} bytes without control characters");
+        return Err(Problem::field("reason", detail));
+    }
+    Ok(())
+}
+
+/// The `reason` of a query; empty where none is given.
+///
+/// # Errors
+/// 400.
+pub fn reason(query: Option<&str>) -> Result<String, Problem> {
+    let reason = parameter(query, "reason").unwrap_or_default();
+    let wrong = |_| {
+        Problem::bad_query(format!("reason must be at most {MAX_REASON} bytes without control characters"))
+    };
+    check_reason(&reason).map_err(wrong)?;
+    Ok(reason)
 }
 
 /// The namespace of a query, `default` where none is named.

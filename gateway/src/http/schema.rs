@@ -459,14 +459,23 @@ pub(super) struct Seen {
     refused: Share,
     /// By zone of this region and other region.
     places: BTreeMap<String, Share>,
-    /// Choices that the host took out of its plans.
-    clamped: u64,
+    clamped: Clamped,
     /// Of a candidate: the services that it would change most, each as this.
     #[schema(value_type = Option<Vec<Object>>)]
     services: Option<Value>,
     /// Of a candidate: lookups that it would have answered differently.
     #[schema(value_type = Option<Vec<Object>>)]
     examples: Option<Value>,
+}
+
+/// What the host took out of plans.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub(super) struct Clamped {
+    /// Choices of endpoints that may not receive traffic.
+    ineligible: u32,
+    /// Plans that would send more to other regions than `maxRemoteShare`.
+    remote_share: u32,
 }
 
 /// A share by the other version, and by this one.
@@ -493,15 +502,17 @@ pub(super) struct Trial {
 pub(super) struct TrialResult {
     /// With `n=all` and `explain`.
     answer: Option<Lookup>,
-    /// Why there is none.
+    /// What a lookup would be refused with.
     error: Option<Problem>,
-    /// How the version failed; the answer is then the native fallback's.
+    /// How the version failed; then there is neither an answer nor anything to compare.
     fault: Option<String>,
     /// The share of this caller's lookups that would be answered differently.
-    changed: f64,
-    /// What the host took out: `ineligible` choices, and plans past `remoteShare`.
-    #[schema(value_type = Object)]
-    clamped: Value,
+    changed: Option<f64>,
+    clamped: Option<Clamped>,
+    /// Labels of the lookup that the version was not shown.
+    held_back: Vec<String>,
+    /// Labels that it was shown here, and that the binding in force holds back.
+    labels_to_bind: Vec<String>,
 }
 
 /// Predicted shares.
@@ -511,14 +522,23 @@ pub(super) struct Simulation {
     index: u64,
     /// Whether there are more services.
     truncated: bool,
+    /// Where they begin.
+    next: Option<String>,
 }
 
 /// Predicted shares of one service.
 #[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct SimulatedService {
     namespace: String,
     service: String,
     callers: Vec<SimulatedCaller>,
+    /// Whose binding is in force: `own`, `namespace`, or `built-in` where none was written.
+    binding: String,
+    /// Whether the version of `activate` is the active one of `after`.
+    activated: bool,
+    /// Callers' labels that policies are not shown in `after`.
+    held_back: Vec<String>,
 }
 
 /// Predicted shares of one caller.
@@ -533,6 +553,7 @@ pub(super) struct SimulatedCaller {
 
 /// Where lookups go.
 #[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct Predicted {
     /// By zone of this region and other region.
     places: BTreeMap<String, f64>,
@@ -542,7 +563,11 @@ pub(super) struct Predicted {
     refused: f64,
     /// Given nothing that may receive traffic.
     none: f64,
+    /// Left with nothing that may receive traffic by the policy's plan: the native fallback answers these, if it can.
+    nothing_eligible: f64,
+    /// As in answers: `ok`, `last-good` or `fallback`.
     outcome: String,
+    /// Why it is not `ok`.
     reason: Option<String>,
 }
 
@@ -570,8 +595,10 @@ pub(super) struct PolicyVersion {
     /// By whose key it was let in: `keyId`, and the signature as `value`.
     #[schema(value_type = Option<Object>)]
     signature: Option<Value>,
-    /// Bindings that name it, as `ns/service`.
+    /// Bindings that name it, as `ns/service`; in lists at most 10 of them.
     bound_by: Option<Vec<String>>,
+    /// In lists: how many there are.
+    bindings: Option<u64>,
     /// Whether this gateway has loaded it.
     runnable: Option<bool>,
     /// The JSON schema of its config, if it carries one.

@@ -1,5 +1,6 @@
 //! Orders that stand until they are taken back: a drain, a switch. A record says why and since when, and its absence ends it.
 
+use super::request;
 use crate::history::value_of;
 use crate::identity::Identity;
 use crate::problem::Problem;
@@ -9,8 +10,6 @@ use meridian_registry::{Change, Condition, Key, Write, record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longest reason, in bytes.
-const MAX_REASON: usize = 256;
 /// Others may write the same record at the same moment.
 const MAX_CONFLICTS: usize = 8;
 
@@ -30,10 +29,7 @@ impl ReasonBody {
     /// 422 that names the field.
     pub(super) fn checked(self) -> Result<String, Problem> {
         let reason = self.reason.unwrap_or_default();
-        if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-            let detail = format_args!("must be at most {MAX_REASON} bytes without control characters");
-            return Err(Problem::field("reason", detail));
-        }
+        request::check_reason(&reason)?;
         Ok(reason)
     }
 }

@@ -45,12 +45,20 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// A command of an operator.
+fn operate(gateway: &GatewayProcess, issuer: &Issuer, arguments: &[&str]) -> Output {
+    let url = format!("http://{}", gateway.address());
+    meridian(&[&["--gateway", &url, "--token", &issuer.operator()], arguments].concat())
+}
+
 /// Pushes a file by the command, as an operator.
 fn push(gateway: &GatewayProcess, issuer: &Issuer, name: &str, file: &Path, more: &[&str]) -> Output {
-    let url = format!("http://{}", gateway.address());
-    let token = issuer.operator();
-    let fixed = ["--gateway", &url, "--token", &token, "--json", "policy", "push", name, text(file)];
-    meridian(&[&fixed, more].concat())
+    operate(gateway, issuer, &[&["--json", "policy", "push", name, text(file)], more].concat())
+}
+
+/// The one document that a program reads on standard output.
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", both(output)))
 }
 
 async fn answers_from(client: &Client, query: &str, policy: &str, id_begins: &str) {
@@ -113,6 +121,205 @@ async fn a_new_policy_is_tested_measured_built_and_answers() {
     let _ = done(&["policy", "build", text(&at), "--output", text(&file)]);
     let said = refused(&["policy", "test", text(&file)], 1, "FAILED");
     assert!(said.contains("an ordinary caller never gets the preview") && said.contains("trap"), "{said}");
+}
+
+/// What fails a test, fails with one document: a program that reads two can read none.
+#[test]
+fn a_test_that_fails_prints_one_document() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("traps.wasm");
+    std::fs::write(&file, crate::guests::trapping_when_empty()).unwrap();
+    let output = meridian(&["--json", "policy", "test", text(&file)]);
+    assert_eq!(output.status.code(), Some(1), "{}", both(&output));
+    let told = document(&output);
+    assert!(told["failed"].as_u64().unwrap() > 0, "{told}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("failed"), "{}", both(&output));
+}
+
+/// `try` is what stands between a version and its binding, in a terminal and under Terraform.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_when_it_is_tried_is_not_bound() {
+    // `route` of this one traps for services whose names begin so.
+    const TRAPPED: &str = "trap-api";
+    let (gateway, issuer) = lone_gateway().await;
+    let client = gateway.client();
+    for service in [SERVICE, TRAPPED] {
+        register_many(&client.bearing(&issuer.workload(service)), service, "o", 4).await;
+    }
+    let operator = client.bearing(&issuer.operator());
+    let version = operator.upload("only-zone", &crate::guests::only_zone('b')).await;
+    let tried = |service: &str, more: &[&str]| {
+        operate(&gateway, &issuer, &[&["policy", "try", "only-zone", service], more].concat())
+    };
+    let good = tried(SERVICE, &["--zone", "test-1a"]);
+    assert!(good.status.success() && both(&good).contains("o-1"), "{}", both(&good));
+    // With a key and without, since lookups are of both kinds.
+    for more in [&["--zone", "test-1a"][..], &["--key", "k"]] {
+        let bad = tried(TRAPPED, more);
+        let said = both(&bad);
+        assert_eq!(bad.status.code(), Some(1), "{said}");
+        assert!(said.contains("failed    trap") && !said.contains("o-"), "{said}");
+    }
+    let bad = tried(TRAPPED, &["--json"]);
+    let result = &document(&bad)["results"][0];
+    assert_eq!((bad.status.code(), &result["changed"]), (Some(1), &Value::Null), "{result}");
+    assert!(result.get("answer").is_none() && result.get("error").is_none(), "{result}");
+
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), issuer.operator()).unwrap();
+    let apply = |service: &str| {
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../terraform/policies/policy"))
+            .arg("apply")
+            .env("MERIDIAN", binary::meridian())
+            .env("GATEWAY", format!("http://{}", gateway.address()))
+            .env("TOKEN_FILE", token.path())
+            .envs([("POLICY", "only-zone"), ("NAMESPACE", "default"), ("SERVICE", service)])
+            .envs([("SOURCE", ""), ("MODULE", ""), ("SIGNATURE", ""), ("ZONES", "test-1a test-1b")])
+            .envs([
+                ("CONFIG", "{}"),
+                ("STAGE", "active"),
+                ("PERCENT", ""),
+                ("REGIONS", ""),
+                ("FORCE", "false"),
+            ])
+            .output()
+            .unwrap()
+    };
+    let bindings = |service: &str| format!("/v1/namespaces/default/bindings/{service}");
+    let stopped = apply(TRAPPED);
+    assert!(!stopped.status.success() && both(&stopped).contains("trap"), "{}", both(&stopped));
+    assert_eq!(operator.get(&bindings(TRAPPED)).await.status, 404, "bound all the same");
+    let applied = apply(SERVICE);
+    assert!(applied.status.success(), "{}", both(&applied));
+    let bound = operator.get(&bindings(SERVICE)).await.expect(200);
+    assert_eq!(bound["active"]["version"], version, "{}", bound.json);
+}
+
+/// Labels of callers and limits are tried before anybody binds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_are_tried_before_they_are_bound() {
+    let (gateway, issuer) = lone_gateway().await;
+    let client = gateway.client();
+    let owner = client.bearing(&issuer.workload(SERVICE));
+    for (id, group) in [("s-1", "stable"), ("c-1", "canary")] {
+        let mut body = meridian_tests::client::registration("test-1a", 1);
+        body["deploymentGroup"] = json!(group);
+        let _ = owner.register(SERVICE, id, &body).await.expect(201);
+    }
+    let operator = client.bearing(&issuer.operator());
+    let config = json!({ "percent": 0, "callers": [{ "label": "team", "value": "qa" }] });
+    let asked = |more: Value| {
+        let mut body = json!({ "service": SERVICE, "config": config,
+            "lookups": [{ "zone": "test-1a", "labels": { "team": "qa", "x": "y" } }] });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let path = "/v1/policies/canary/try";
+    let shown = operator.post(path, &asked(json!({}))).await.expect(200);
+    let result = &shown["results"][0];
+    assert_eq!(result["answer"]["endpoints"][0]["id"], "c-1", "{result}");
+    assert_eq!((&result["heldBack"], &result["labelsToBind"]), (&json!([]), &json!(["team", "x"])));
+    let held = operator.post(path, &asked(json!({ "callerLabels": ["x"] }))).await.expect(200);
+    let result = &held["results"][0];
+    assert_eq!(result["answer"]["endpoints"][0]["id"], "s-1", "{result}");
+    assert_eq!((&result["heldBack"], &result["labelsToBind"]), (&json!(["team"]), &json!(["x"])));
+
+    let simulated = operate(
+        &gateway,
+        &issuer,
+        &[
+            "simulate",
+            SERVICE,
+            "--activate",
+            "canary",
+            "--config",
+            &config.to_string(),
+            "--zone",
+            "test-1a",
+            "--label",
+            "team=qa",
+            "--json",
+        ],
+    );
+    let service = &document(&simulated)["services"][0];
+    assert_eq!(service["heldBack"], json!(["team"]), "{service}");
+    assert_eq!(service["callers"][0]["after"]["endpoints"], json!({ "s-1": 1.0 }), "{service}");
+}
+
+/// What operators ask of policies and bindings, by the commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bindings_are_listed_limited_and_ended_with_a_reason() {
+    let (gateway, issuer) = lone_gateway().await;
+    let run = |arguments: &[&str]| operate(&gateway, &issuer, arguments);
+    let said = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", both(&output));
+        both(&output)
+    };
+    let bound = said(&[
+        "policy",
+        "bind",
+        SERVICE,
+        "canary",
+        "--config",
+        "{\"percent\": 5}",
+        "--regions",
+        "eu-west-1",
+        "--max-remote-share",
+        "0.2",
+        "--label",
+        "team",
+        "--reason",
+        "a first try",
+    ]);
+    for part in ["regions   eu-west-1", "up to 20.0 %", "labels    team"] {
+        assert!(bound.contains(part) && !bound.contains("warning"), "{part}: {bound}");
+    }
+    let again = said(&["policy", "bind", SERVICE, "canary"]);
+    for part in
+        ["regions   all", "which were: eu-west-1", "before 20.0 %", "no longer shown to the policy: team"]
+    {
+        assert!(again.contains(part), "{part}: {again}");
+    }
+    let listed = said(&["policy", "bindings"]);
+    assert!(listed.contains(SERVICE) && listed.contains("canary"), "{listed}");
+    let policies = said(&["policy", "list"]);
+    let line = policies.lines().find(|line| line.starts_with("canary")).unwrap();
+    assert!(line.contains("default/orders-api"), "{line}");
+    let shown = said(&["policy", "show", "canary"]);
+    for part in ["percent", "bound by   default/orders-api", "a standard policy"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let ended = said(&["policy", "unbind", SERVICE, "--reason", "enough of it"]);
+    assert!(ended.contains("default/orders-api has no binding"), "{ended}");
+    let gone = run(&["policy", "unbind", SERVICE]);
+    assert!(gone.status.code() == Some(4) && both(&gone).contains("policy bindings"), "{}", both(&gone));
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), crate::guests::only_zone('b')).unwrap();
+    let pushed =
+        document(&run(&["--json", "policy", "push", "mine", text(file.path()), "--reason", "to look at"]));
+    let _ = said(&["policy", "delete", "mine", pushed["version"].as_str().unwrap(), "--reason", "seen"]);
+
+    let history = document(&run(&["history", "--json"]));
+    let told: Vec<(&str, &str)> = history["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| (change["action"].as_str().unwrap(), change["reason"].as_str().unwrap_or_default()))
+        .collect();
+    let wanted = [
+        ("delete", "seen"),
+        ("upload", "to look at"),
+        ("unbind", "enough of it"),
+        ("bind", ""),
+        ("bind", "a first try"),
+    ];
+    assert_eq!(told, wanted);
+    let of_service = said(&["history", SERVICE, "--limit", "1"]);
+    assert!(of_service.contains("enough of it") && !of_service.contains("a first try"), "{of_service}");
+    let nobody = said(&["history", "--actor", "nobody"]);
+    assert!(nobody.contains("no such change"), "{nobody}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,6 +110,65 @@ async fn a_replay_by_the_version_that_answered_is_the_same_bit_for_bit() {
     assert_eq!(replay(&file, "weighted", &[]).status.code(), Some(2));
 }
 
+/// One version that was bound anew with another config while it was recorded: each lookup is its own config's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_asks_with_the_config_that_answered() {
+    let (gateway, issuer) = lone_gateway().await;
+    let open = gateway.client();
+    let operator = open.bearing(&issuer.operator());
+    let owner = open.bearing(&issuer.workload(SERVICE));
+    for (id, group) in [("s-1", "stable"), ("c-1", "canary")] {
+        let mut body = meridian_tests::client::registration("test-1a", 1);
+        body["deploymentGroup"] = json!(group);
+        let _ = owner.register(SERVICE, id, &body).await.expect(201);
+    }
+    let bind = async |percent: u32| {
+        let config = json!({ "percent": percent });
+        let answer = operator.put(BINDING, &json!({ "policy": "canary", "config": config })).await;
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.json);
+        let group = if percent == 0 { "s-1" } else { "c-1" };
+        until("the config is in force", Duration::from_secs(2), async || {
+            let answer = open.resolve(SERVICE, "?zone=test-1a&key=k").await;
+            answer["endpoints"][0]["id"] == group && answer["policy"]["outcome"] == "ok"
+        })
+        .await;
+    };
+    bind(0).await;
+    let recording = tokio::spawn(record(operator.clone(), json!({ "seconds": 60, "lookups": 60 })));
+    until("it records", Duration::from_secs(5), async || {
+        operator.post(RECORD, &json!({ "seconds": 0.001 })).await.status == 409
+    })
+    .await;
+    ask(&open, 0).await;
+    bind(100).await;
+    while !recording.is_finished() {
+        ask(&open, 1).await;
+    }
+    let recording = recording.await.unwrap().expect(200);
+    let configs = recording["answeredBy"].as_array().unwrap();
+    assert!(configs.len() >= 2, "{}", recording["answeredBy"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("recording.json");
+    std::fs::write(&file, recording.json.to_string()).unwrap();
+
+    let (same, content) = told(&replay(&file, "canary", &["--require-same"]));
+    assert_eq!((different(&same), content), (0, true), "{same:#}");
+    let (other, _) = told(&replay(&file, "canary", &["--config", "{\"percent\": 0}"]));
+    assert!(different(&other) > 0, "{other:#}");
+
+    // A version of the gateway, by its name.
+    let version = operator.upload("mine", &guests::only_zone('a')).await;
+    let (url, token) = (format!("http://{}", gateway.address()), issuer.operator());
+    let mine =
+        |more: &[&str]| replay(&file, "mine", &[&["--gateway", &url, "--token", &token], more].concat());
+    for more in [&[][..], &["--version", &version]] {
+        let (other, _) = told(&mine(more));
+        assert_eq!(other["compared"], same["compared"], "{other:#}");
+    }
+    let unknown = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(mine(&["--version", &unknown]).status.code(), Some(4));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recording_is_bounded_and_ends() {
     let (gateway, issuer) = lone_gateway().await;

@@ -295,9 +295,12 @@ async fn a_version_is_tried_and_losses_are_simulated_without_changing_anything()
     assert_eq!(caller["before"]["places"], json!({ "test-1a": 1.0 }), "{}", lost.json);
     assert_eq!(caller["after"]["places"], json!({ "test-1b": 1.0 }), "{}", lost.json);
     assert_eq!(caller["changed"], 1.0);
-    let all = json!({ "drain": ["test-1b"], "activate": { "policy": "only-zone", "version": version } });
-    let all = operator.post("/v1/simulate", &all).await.expect(200);
-    assert_eq!(all["services"].as_array().unwrap().len(), 2, "{}", all.json);
+    // A drained zone yields, but is not lost.
+    let drained = json!({ "service": SERVICE, "drain": ["test-1a"] });
+    let drained = operator.post("/v1/simulate", &drained).await.expect(200);
+    for caller in drained["services"][0]["callers"].as_array().unwrap() {
+        assert_eq!(caller["after"]["places"], json!({ "test-1b": 1.0 }), "{}", drained.json);
+    }
     let everything = operator.post("/v1/simulate", &json!({ "loseRegions": ["test-1"] })).await.expect(200);
     assert_eq!(everything["services"][0]["callers"][0]["after"]["none"], 1.0, "{}", everything.json);
     let wrong = json!({ "loseZones": ["nowhere-1a"] });
@@ -314,4 +317,76 @@ async fn a_version_is_tried_and_losses_are_simulated_without_changing_anything()
         (&answer["policy"]["name"], &answer["endpoints"][0]["zone"]),
         (&json!("zone-fallback"), &json!("test-1a"))
     );
+}
+
+/// What an activation would do is what the binding that it makes would do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_is_predicted_with_what_stands_in_for_it() {
+    let issuer = Issuer::init();
+    let gateway = GatewayProcess::new(&issuer, embedded()).started().await;
+    let open = gateway.client();
+    let operator = open.bearing(&issuer.operator());
+    for service in [SERVICE, "trap-api", "trap-bound"] {
+        register_many(&open.bearing(&issuer.workload(service)), service, "o", 4).await;
+    }
+    let version = operator.upload("only-zone", &guests::only_zone('b')).await;
+    let simulated = async |more: Value| {
+        let mut body = json!({ "activate": { "policy": "only-zone", "version": version } });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        operator.post("/v1/simulate", &body).await.expect(200)
+    };
+    let own = json!({ "policy": "weighted" });
+    let _ = operator.put("/v1/namespaces/default/bindings/trap-bound", &own).await.expect(201);
+    let all = simulated(json!({})).await;
+    let outcomes = |answer: &Value, at: usize| {
+        let service = &answer["services"][at];
+        let callers = service["callers"].as_array().unwrap();
+        let told =
+            |of: &str| -> Vec<Value> { callers.iter().map(|caller| caller["after"][of].clone()).collect() };
+        (service["service"].clone(), told("outcome"), told("places"))
+    };
+    let only_b = json!({ "test-1b": 1.0 });
+    let (service, outcome, places) = outcomes(&all.json, 0);
+    assert_eq!((service, outcome, places), (json!(SERVICE), vec![json!("ok"); 2], vec![only_b; 2]));
+    // The first binding of a service remembers nothing; that of a service which had one remembers that.
+    for (at, name, wanted) in [(1, "trap-api", "fallback"), (2, "trap-bound", "last-good")] {
+        let (service, outcome, _) = outcomes(&all.json, at);
+        assert_eq!((service, outcome), (json!(name), vec![json!(wanted); 2]), "{}", all.json);
+        let reason = all["services"][at]["callers"][0]["after"]["reason"].as_str().unwrap();
+        assert!(reason.contains("trap"), "{reason}");
+    }
+    // As the namespace's it does not reach who has a binding of its own.
+    let scoped = json!({ "activate": { "policy": "only-zone", "version": version, "scope": "namespace" } });
+    let scoped = simulated(scoped).await;
+    let told: Vec<_> = scoped["services"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|service| (service["binding"].as_str().unwrap(), service["activated"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(told, [("built-in", true), ("built-in", true), ("own", false)]);
+    assert_eq!(scoped["services"][2]["callers"][0]["changed"], 0.0, "{}", scoped.json);
+
+    // What the policy leaves nothing of is the native fallback's, and is not passed over.
+    let owner = open.bearing(&issuer.workload(SERVICE));
+    for id in ["o-1", "o-3"] {
+        let path = meridian_tests::client::instance_path(SERVICE, id);
+        let _ = owner.patch(&path, &json!({ "status": "unhealthy" })).await.expect(200);
+    }
+    let left = simulated(json!({ "service": SERVICE })).await;
+    assert_eq!(left["services"][0]["callers"][0]["after"]["nothingEligible"], 1.0, "{}", left.json);
+
+    // All of them, page by page.
+    let (mut names, mut next) = (Vec::new(), Value::Null);
+    loop {
+        let page = simulated(json!({ "limit": 1, "next": next })).await;
+        names.push(page["services"][0]["service"].clone());
+        assert_eq!(page["truncated"], !page["next"].is_null(), "{}", page.json);
+        next = page["next"].clone();
+        if next.is_null() {
+            break;
+        }
+    }
+    assert_eq!(names, [SERVICE, "trap-api", "trap-bound"]);
+    let _ = operator.post("/v1/simulate", &json!({ "limit": 0 })).await.refused(422, "invalid");
 }

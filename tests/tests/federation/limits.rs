@@ -72,12 +72,25 @@ async fn lookups_go_only_where_the_binding_lets_them() {
     let given = allowed["endpoints"].as_array().unwrap();
     assert!(!given.is_empty() && given.iter().all(|e| e["kept"] == true), "{explained}");
 
+    // Limits are simulated as far as they are narrower; what is withheld cannot be told of.
+    let simulate = async |limits: serde_json::Value| {
+        let body = json!({ "service": ORDERS, "limits": limits, "zones": ["ap-south-1a"] });
+        operator.post("/v1/simulate", &body).await
+    };
+    let closed = simulate(json!({ "regions": [] })).await.expect(200);
+    assert_eq!(closed["services"][0]["callers"][0]["after"]["places"], json!({}), "{}", closed.json);
+    let _ = simulate(json!({ "regions": "all" })).await.refused(422, "invalid");
+
     bind(json!("all")).await;
     until("all regions may answer", IN_FORCE, async || {
         let all = client.resolve(ORDERS, "?n=1000").await.expect(200).endpoints();
         all.iter().any(|id| id.starts_with(REGIONS[EU])) && all.iter().any(|id| id.starts_with(REGIONS[US]))
     })
     .await;
+    let only = simulate(json!({ "regions": [REGIONS[US]] })).await.expect(200);
+    let caller = &only["services"][0]["callers"][0];
+    assert_eq!(caller["after"]["places"], json!({ REGIONS[US]: 1.0 }), "{}", only.json);
+    assert!(caller["before"]["places"][REGIONS[EU]].as_f64().unwrap() > 0.1, "{}", only.json);
 
     // Limits are the host's; a policy that stays at home says so itself, with another code.
     bind_with(json!({ "regionFallback": "never" }), json!("all")).await;
