@@ -234,8 +234,11 @@ impl Keeper {
 
     fn handle(&mut self, event: Event, now: Monotonic) -> Vec<GuardianInput> {
         match event {
-            Event::Reset { incarnation, revision, records } => {
-                self.reset(incarnation, revision, &records, now)
+            Event::Reset { incarnation, revision, records, asked } => {
+                let inputs = self.reset(incarnation, revision, &records, now);
+                self.directory.currency.advance(revision.0, clock::monotonic_at(asked));
+                self.directory.set_ready();
+                inputs
             }
             Event::Changed { revision, changes } => self.change(revision, changes, now),
             Event::Current { revision, asked } => {
@@ -314,8 +317,6 @@ impl Keeper {
         self.publish_rules();
         self.directory.services().values().for_each(|published| published.set_load(None));
         self.show_loads(&loads);
-        self.directory.currency.advance(revision.0, now);
-        self.directory.set_ready();
         let instances = self
             .catalog
             .instances()
