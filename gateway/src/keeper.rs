@@ -7,7 +7,7 @@ use crate::clock;
 use crate::directory::{Directory, Rules};
 use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
-use crate::neighbourhood::{Neighbourhood, News};
+use crate::neighbourhood::{Bounds, Neighbourhood, News};
 use meridian_model::binding::{Effective, Source};
 use meridian_model::catalog::{Catalog, Touched};
 use meridian_model::failover::{Homecoming, Return};
@@ -101,7 +101,8 @@ impl Keeper {
         known_for: Duration,
         max_remote_age: Duration,
     ) -> Self {
-        let neighbourhood = Neighbourhood::new(Arc::clone(&directory), max_remote_age);
+        let bounds = Bounds { max_age: max_remote_age, known_for };
+        let neighbourhood = Neighbourhood::new(Arc::clone(&directory), bounds);
         Self {
             neighbourhood,
             homecoming: (Homecoming::default(), FULL_RAMP),
@@ -598,6 +599,12 @@ impl Keeper {
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
         self.publish(touched, now);
+        // They were known by a region alone that was silent for as long as services are known without anything.
+        for key in self.neighbourhood.take_forgotten() {
+            if let Some(until) = self.emptied.get_mut(&key) {
+                *until = now;
+            }
+        }
         let forgotten: Vec<ServiceKey> =
             self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
         if !forgotten.is_empty() {

@@ -81,7 +81,7 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
     if let Some(page) = other.page() {
         let told = json!({
             "reachable": page.reachable, "incarnation": page.incarnation.to_string(), "index": page.index,
-            "roundTripMs": page.standing.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
+            "roundTripMs": page.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
             "zones": page.zones, "services": page.services, "healthy": page.healthy, "total": page.total,
             "shownFreshness": page.standing.freshness, "shownReachable": page.standing.reachable,
             "told": { "draining": page.notice.draining, "drainingZones": page.notice.draining_zones,
