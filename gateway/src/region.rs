@@ -17,6 +17,7 @@ use meridian_model::rollout::Settings;
 use meridian_policies::Host;
 use meridian_registry::{Committed, Registry, Revision};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -31,6 +32,8 @@ pub struct Region {
     pub name: RegionName,
     /// Its zones.
     pub zones: Vec<ZoneName>,
+    /// The regions that it is configured to exchange with, heard of or not.
+    pub peers: BTreeSet<RegionName>,
     /// This gateway.
     pub me: GatewayId,
     /// Who may look up.
@@ -106,6 +109,7 @@ impl Region {
         Arc::new_cyclic(|this| Self {
             name: config.region.clone(),
             zones: config.zones.clone(),
+            peers: config.federation.iter().flat_map(|section| section.others(&config.region)).collect(),
             me: parts.me,
             reads: config.reads(),
             max_age_from_disk: config.lookups.max_age_from_disk,

@@ -138,6 +138,11 @@ impl FederationConfig {
         }
     }
 
+    /// The other regions that are named.
+    pub(crate) fn others(&self, region: &RegionName) -> impl Iterator<Item = RegionName> {
+        self.peers.iter().map(|peer| &peer.region).filter(move |name| *name != region).cloned()
+    }
+
     pub(super) fn files(&self) -> Files {
         Files {
             certificate: self.tls.certificate.clone(),

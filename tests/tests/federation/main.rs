@@ -25,6 +25,7 @@ mod propagation;
 mod publisher;
 mod random;
 mod restoration;
+mod unheard;
 mod world;
 
 use std::time::Duration;
