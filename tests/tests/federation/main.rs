@@ -11,6 +11,7 @@
 )]
 
 mod clients;
+mod demo;
 mod disk;
 mod distance;
 mod drains;
