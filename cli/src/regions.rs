@@ -8,6 +8,7 @@ use clap::Subcommand;
 use meridian_model::names::{RegionName, ZoneName};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Show how each region stands, or ask for one to be spared
 #[derive(Debug, clap::Args)]
@@ -73,7 +74,10 @@ fn table(regions: &[Value]) -> Table {
             Some(ms) => format!("up to {ms} ms"),
             None => String::new(),
         };
-        let healthy = format!("{} of {}", text_of(region, "/healthy"), text_of(region, "/total"));
+        let healthy = match region.get("total") {
+            Some(_) => format!("{} of {}", text_of(region, "/healthy"), text_of(region, "/total")),
+            None => String::new(),
+        };
         table.row([
             format!("{}{}", text_of(region, "/region"), if own { " (own)" } else { "" }),
             text_of(region, "/freshness"),
@@ -111,7 +115,9 @@ fn state(region: &Value) -> String {
         Some(ramp) if ramp < 1_000 => words.push(format!("returning, {} %", ramp / 10)),
         _ => {}
     }
-    words.dedup();
+    // This region's operators and its own may have asked for the same.
+    let mut seen = BTreeSet::new();
+    words.retain(|word| seen.insert(word.clone()));
     words.join(", ")
 }
 
@@ -148,9 +154,14 @@ mod tests {
     fn a_region_says_what_keeps_traffic_from_it() {
         let region = json!({ "region": "eu-west-1", "self": false, "freshness": "fresh", "ageMs": 400, "reachable": true,
             "roundTripMs": 1, "ramp": 200, "services": 3, "healthy": 13, "total": 14, "draining": null,
-            "drainingZones": {"eu-west-1a": {"reason": "x"}},
-            "told": { "draining": "power work", "drainingZones": [], "ingress": [] } });
-        assert_eq!(state(&region), "draining (power work), draining eu-west-1a, returning, 20 %");
+            "drainingZones": {"eu-west-1a": {"reason": "x"}, "eu-west-1b": {"reason": "y"}},
+            "told": { "draining": "power work", "drainingZones": ["eu-west-1a", "eu-west-1c"], "ingress": [] } });
+        let zones = "draining eu-west-1a, draining eu-west-1b, draining eu-west-1c";
+        assert_eq!(
+            state(&region),
+            format!("draining (power work), {zones}, returning, 20 %"),
+            "each is said once"
+        );
         let text = table(&[region]).render();
         let last = text.lines().last().unwrap();
         assert!(last.contains("up to 1 ms") && last.contains("13 of 14"), "{text}");
@@ -159,8 +170,11 @@ mod tests {
     #[test]
     fn a_region_that_was_never_heard_of_is_shown_as_such() {
         let text =
-            table(&[json!({ "region": "eu-west-1", "self": false, "freshness": "stale", "ageMs": null })])
-                .render();
-        assert!(text.lines().last().unwrap().contains("never"), "{text}");
+            table(&[json!({ "region": "eu-west-1", "self": false, "freshness": "stale", "ageMs": null,
+                "reachable": false, "roundTripMs": null, "draining": null, "drainingZones": {} })])
+            .render();
+        let last = text.lines().last().unwrap().split_whitespace();
+        let told: Vec<&str> = last.filter(|word| *word != "-").collect();
+        assert_eq!(told, ["eu-west-1", "stale", "never", "false"], "{text}");
     }
 }

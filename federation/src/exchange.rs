@@ -28,7 +28,7 @@ pub use state::State;
 
 use crate::planted::planted;
 use bytes::Bytes;
-use freshness::Proof;
+use freshness::{PathSeen, Proof};
 use head::{NodeId, SignedHead, Signer, Verifier};
 use holding::Holding;
 use image::Saved;
@@ -223,7 +223,10 @@ pub struct Exchange {
     unproven: BTreeSet<RegionName>,
     /// At most [`limits::LINKS`].
     links: BTreeMap<LinkId, Link>,
+    /// Of what is held, of regions that links lead to, and of what the latest beats showed.
     sources: BTreeMap<RegionName, Source>,
+    /// The last that was known of the way to each origin.
+    paths: BTreeMap<RegionName, PathSeen>,
     verified: Verified,
     /// The standings that the driver knows: of what is held, and of regions that links lead to.
     told: BTreeMap<RegionName, Standing>,
@@ -254,6 +257,7 @@ impl Exchange {
             unproven: BTreeSet::new(),
             links: BTreeMap::new(),
             sources: BTreeMap::new(),
+            paths: BTreeMap::new(),
             verified: Verified::default(),
             told: BTreeMap::new(),
             turn: NEVER,
@@ -275,7 +279,7 @@ impl Exchange {
                 _ => left_out += 1,
             }
         }
-        for Saved { head, state, age, doubted } in image.origins {
+        for Saved { head, state, age, doubted, round_trip } in image.origins {
             let origin = head.head.origin.clone();
             let good = origin != self.region
                 && self.held.len() < limits::ORIGINS - 1
@@ -299,6 +303,7 @@ impl Exchange {
             let keys = state.iter().map(|(key, _)| key.clone()).collect();
             self.held.insert(origin.clone(), Holding::new(head, state));
             self.taken.insert(origin.clone(), taken);
+            self.paths.insert(origin.clone(), PathSeen { answered: None, round_trip });
             self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
             self.judge(now, &origin);
         }
@@ -315,6 +320,7 @@ impl Exchange {
             state: Arc::clone(&holding.state),
             age: self.proofs.get(origin).map(|proof| Duration::from_millis(proof.age_ms(now.max(self.now)))),
             doubted: self.unproven.contains(origin),
+            round_trip: self.path_to(origin).round_trip,
         });
         let own = self.own.as_ref().and_then(|own| own.latest().cloned());
         Image { own, origins: origins.collect() }
@@ -349,7 +355,8 @@ impl Exchange {
         let now = self.see(now);
         if self.links.remove(&id).is_some() {
             self.abandon(now, id);
-            // A leaf loses all that its node said of its own links.
+            self.forget_strays();
+            // A region whose last link it was does not answer any more.
             if !planted!(DownUntold) {
                 self.judge_all(now);
             }

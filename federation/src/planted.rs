@@ -110,10 +110,14 @@ pub(crate) mod bugs {
         LeafUnasked,
         /// What is kept on disk leaves out regions that were not heard of lately.
         DoubtfulNotSaved,
+        /// What a peer makes up has a source for as long as its link is up.
+        StraysKept,
         /// All endpoints of a summary are taken for those of its first subset.
         SubsetMisread,
         /// Not in production code, but in what stands for the gateway: a stale region's services are forgotten.
         StaleForgotten,
+        /// Likewise: a region whose age nobody knows counts as infinitely old.
+        UnknownAgeRefused,
         /// Likewise: a suspect region takes nothing.
         SuspectDropped,
         /// Likewise: a region that is drained takes nothing, even where nobody else can.

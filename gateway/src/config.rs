@@ -636,6 +636,13 @@ mod tests {
                 &format!("{SMALL}[federation]\n[federation.tls]\ncertificate = \"c\"\nkey = 1\nca = \"a\"\n"),
                 vec!["federation.tls.key"],
             ),
+            (
+                &format!(
+                    "{SMALL}[federation]\nnodes = [\"https://10.0.0.1:1\"]\nstatus = \"0.0.0.0:8511\"\n[federation.tls]\n\
+                     certificate = \"c\"\nkey = \"k\"\nca = \"a\"\n"
+                ),
+                vec!["federation.status"],
+            ),
             (&format!("{SMALL}endpionts = []\n"), vec!["registry"]),
             (&format!("{SMALL}[htpp]\nlisten = \"x\"\n[http]\nreds = 1\n"), vec!["http.reds", "htpp"]),
         ] {

@@ -8,7 +8,7 @@ use crate::directory::{Directory, Rules};
 use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::loader::{Wanted, Wish};
-use crate::neighbourhood::{Neighbourhood, News};
+use crate::neighbourhood::{Bounds, Neighbourhood, News};
 use crate::signature;
 use meridian_model::binding::{Effective, Source};
 use meridian_model::catalog::{Catalog, Touched};
@@ -107,7 +107,8 @@ impl Keeper {
         known_for: Duration,
         max_remote_age: Duration,
     ) -> Self {
-        let neighbourhood = Neighbourhood::new(Arc::clone(&directory), max_remote_age);
+        let bounds = Bounds { max_age: max_remote_age, known_for };
+        let neighbourhood = Neighbourhood::new(Arc::clone(&directory), bounds);
         Self {
             neighbourhood,
             homecoming: (Homecoming::default(), FULL_RAMP),
@@ -248,8 +249,11 @@ impl Keeper {
 
     fn handle(&mut self, event: Event, now: Monotonic) -> Vec<GuardianInput> {
         match event {
-            Event::Reset { incarnation, revision, records } => {
-                self.reset(incarnation, revision, &records, now)
+            Event::Reset { incarnation, revision, records, asked } => {
+                let inputs = self.reset(incarnation, revision, &records, now);
+                self.directory.currency.advance(revision.0, clock::monotonic_at(asked));
+                self.directory.set_ready();
+                inputs
             }
             Event::Changed { revision, changes } => self.change(revision, changes, now),
             Event::Current { revision, asked } => {
@@ -331,8 +335,6 @@ impl Keeper {
         self.keep_modules();
         self.directory.services().values().for_each(|published| published.set_load(None));
         self.show_loads(&loads);
-        self.directory.currency.advance(revision.0, now);
-        self.directory.set_ready();
         let instances = self
             .catalog
             .instances()
@@ -659,6 +661,12 @@ impl Keeper {
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
         self.publish(touched, now);
+        // They were known by a region alone that was silent for as long as services are known without anything.
+        for key in self.neighbourhood.take_forgotten() {
+            if let Some(until) = self.emptied.get_mut(&key) {
+                *until = now;
+            }
+        }
         let forgotten: Vec<ServiceKey> =
             self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
         if !forgotten.is_empty() {

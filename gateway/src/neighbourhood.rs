@@ -38,8 +38,8 @@ pub enum News {
         age: Option<Duration>,
         /// Whether it answers directly.
         reachable: bool,
-        /// Smoothed round trip.
-        round_trip_ms: u32,
+        /// Smoothed round trip; none where it was never measured.
+        round_trip_ms: Option<u32>,
     },
 }
 
@@ -66,6 +66,8 @@ pub struct RegionPage {
     pub freshness: Freshness,
     /// Whether it answers directly, undamped.
     pub reachable: bool,
+    /// Quantised round trip; none where it was never measured.
+    pub round_trip_ms: Option<u32>,
     /// What it tells of itself.
     pub notice: RegionNotice,
     /// How many services it tells of.
@@ -116,8 +118,12 @@ struct Known {
     shared: Arc<OtherRegion>,
     damper: Damper,
     reachable: bool,
-    round_trip_ms: u32,
+    round_trip_ms: Option<u32>,
     at: (Incarnation, u64),
+    /// When this process was first told what it has.
+    first_told: Option<Monotonic>,
+    /// What it told of services before it was silent for so long that they are not known by that any more.
+    given_up: Option<BTreeMap<ServiceKey, Arc<Summary>>>,
     counts: Counts,
     /// What people are to be shown once the snapshots that it is about are published.
     page: Option<Arc<RegionPage>>,
@@ -136,13 +142,29 @@ struct Counts {
 /// The regions that were heard of.
 pub(crate) struct Neighbourhood {
     directory: Arc<Directory>,
-    max_age: Duration,
+    bounds: Bounds,
     regions: BTreeMap<RegionName, Known>,
+    /// Services that a region was just given up for.
+    forgotten: BTreeSet<ServiceKey>,
+}
+
+/// How long what a region told is of use while nothing proves it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Past this its addresses may belong to others.
+    pub(crate) max_age: Duration,
+    /// Past this, and the other, its services are not known by it any more.
+    pub(crate) known_for: Duration,
 }
 
 impl Neighbourhood {
-    pub(crate) fn new(directory: Arc<Directory>, max_age: Duration) -> Self {
-        Self { directory, max_age, regions: BTreeMap::new() }
+    pub(crate) fn new(directory: Arc<Directory>, bounds: Bounds) -> Self {
+        Self { directory, bounds, regions: BTreeMap::new(), forgotten: BTreeSet::new() }
+    }
+
+    /// Services that a region was given up for since this was last asked.
+    pub(crate) fn take_forgotten(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn meet(&mut self, region: &RegionName) {
@@ -154,8 +176,10 @@ impl Neighbourhood {
             shared,
             damper: Damper::default(),
             reachable: false,
-            round_trip_ms: 0,
+            round_trip_ms: None,
             at: (Incarnation::default(), 0),
+            first_told: None,
+            given_up: None,
             counts: Counts::default(),
             page: None,
         };
@@ -170,17 +194,29 @@ impl Neighbourhood {
         self.meet(region);
         match news {
             News::Told { region, incarnation, index, notice, services } => {
-                if let Some(known) = self.regions.get_mut(&region) {
-                    known.at = (incarnation, index);
-                }
                 let mut touched = Touched::default();
                 if let Some(notice) = notice {
                     touched.merge(catalog.set_notice(&region, notice));
                 }
-                for (service, summary) in services {
-                    touched.merge(catalog.set_summary(&region, &service, summary));
-                }
                 if let Some(known) = self.regions.get_mut(&region) {
+                    known.at = (incarnation, index);
+                    known.first_told.get_or_insert(now);
+                    match &mut known.given_up {
+                        None => {
+                            for (service, summary) in services {
+                                touched.merge(catalog.set_summary(&region, &service, summary));
+                            }
+                        }
+                        // It is shown again once something is proven of it.
+                        Some(kept) => {
+                            for (service, summary) in services {
+                                match summary {
+                                    Some(summary) => drop(kept.insert(service, summary)),
+                                    None => drop(kept.remove(&service)),
+                                }
+                            }
+                        }
+                    }
                     known.counts = count(catalog, &region);
                 }
                 touched.merge(self.judge(catalog, &region, now));
@@ -220,20 +256,45 @@ impl Neighbourhood {
         let age = known.shared.age_ms(now);
         let notice = catalog.neighbours().notice(region).cloned().unwrap_or_default();
         let heard = Heard {
-            freshness: age.map_or(Freshness::Stale, Freshness::of_age_ms),
+            age_ms: age,
             reachable: known.reachable,
             draining: notice.draining.is_some() || catalog.is_drained(region),
             round_trip_ms: known.round_trip_ms,
         };
         let standing = known.damper.show(heard, now);
+        // What is of unknown age, since the wall clock was set back perhaps, is known for as long as it was told.
+        let told_for = known.first_told.map(|first| now.since(first));
+        let unproven_for = age.map(Duration::from_millis).or(told_for).unwrap_or_default();
+        let Bounds { max_age, known_for } = self.bounds;
+        let given_up = unproven_for > max_age.max(known_for);
+        let mut touched = Touched::default();
+        if given_up && known.given_up.is_none() {
+            let kept: BTreeMap<_, _> = catalog
+                .neighbours()
+                .services(region)
+                .map(|(key, told)| (key.clone(), Arc::clone(told)))
+                .collect();
+            for service in kept.keys() {
+                touched.merge(catalog.set_summary(region, service, None));
+                self.forgotten.insert(service.clone());
+            }
+            tracing::warn!(%region, services = kept.len(), "silent for so long that its services are forgotten");
+            (known.given_up, known.counts) = (Some(kept), Counts::default());
+        } else if !given_up && let Some(kept) = known.given_up.take() {
+            for (service, summary) in kept {
+                touched.merge(catalog.set_summary(region, &service, Some(summary)));
+            }
+            known.counts = count(catalog, region);
+        }
         let Counts { services, healthy, total, headroom, zones } = known.counts.clone();
-        let ((incarnation, index), freshness) = (known.at, heard.freshness);
+        let ((incarnation, index), freshness) = (known.at, heard.freshness());
         let page = RegionPage {
             incarnation,
             index,
             standing,
             freshness,
             reachable: heard.reachable,
+            round_trip_ms: known.round_trip_ms.map(|_| standing.round_trip_ms),
             notice,
             services,
             healthy,
@@ -242,9 +303,8 @@ impl Neighbourhood {
             zones,
         };
         known.page = Some(Arc::new(page));
-        // Never proven in this life of the process, and told by nobody: as old as it gets.
-        let too_old = age.is_none_or(|age| u128::from(age) > self.max_age.as_millis());
-        catalog.set_standing(region, standing, too_old)
+        touched.merge(catalog.set_standing(region, standing, unproven_for > max_age));
+        touched
     }
 }
 
@@ -264,4 +324,121 @@ fn count(catalog: &Catalog, region: &RegionName) -> Counts {
         }
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_model::snapshot::WithheldBy;
+    use meridian_model::summary::Subset;
+    use meridian_policies::Host;
+
+    const BOUNDS: Bounds =
+        Bounds { max_age: Duration::from_secs(3_600), known_for: Duration::from_secs(24 * 3_600) };
+
+    /// One other region, `there`, with one service, as a gateway of `home` hears of them.
+    struct Heard {
+        catalog: Catalog,
+        neighbourhood: Neighbourhood,
+        service: ServiceKey,
+        there: RegionName,
+    }
+
+    impl Heard {
+        fn of() -> Self {
+            let (home, there) = ("home".parse().unwrap(), "there".parse().unwrap());
+            let service = ServiceKey::new("default".parse().unwrap(), "orders".parse().unwrap());
+            Self {
+                catalog: Catalog::new(home, Host::built_in()),
+                neighbourhood: Neighbourhood::new(Arc::default(), BOUNDS),
+                service,
+                there,
+            }
+        }
+
+        fn told(&mut self, index: u64, at: u64) {
+            let subset = Subset {
+                zone: "there-a".parse().unwrap(),
+                version: "1".into(),
+                group: "stable".into(),
+                healthy: 2,
+                total: 2,
+                weight: 200,
+            };
+            let summary =
+                Summary { subsets: vec![subset], endpoints: Vec::new(), sampled: false, headroom: None };
+            let news = News::Told {
+                region: self.there.clone(),
+                incarnation: Incarnation { counter: 1, random: 1 },
+                index,
+                notice: None,
+                services: vec![(self.service.clone(), Some(Arc::new(summary)))],
+            };
+            self.neighbourhood.hear(&mut self.catalog, news, Monotonic(at));
+        }
+
+        fn stands(&mut self, age: Option<Duration>, round_trip_ms: Option<u32>, at: u64) {
+            let news = News::Heard { region: self.there.clone(), age, reachable: true, round_trip_ms };
+            self.neighbourhood.hear(&mut self.catalog, news, Monotonic(at));
+            self.neighbourhood.show();
+        }
+
+        /// How the service stands there, and whether it is withheld for its age.
+        fn remote(&self) -> (Option<Standing>, bool) {
+            let snapshot = self.catalog.snapshot(&self.service, 1).unwrap();
+            let too_old = snapshot.withheld.by(WithheldBy::Age).next().is_some();
+            (snapshot.remotes.first().map(|remote| remote.standing), too_old)
+        }
+
+        fn page(&self) -> Arc<RegionPage> {
+            self.neighbourhood.regions[&self.there].shared.page().unwrap()
+        }
+    }
+
+    const SECOND: u64 = 1_000;
+    const HOUR: u64 = 3_600 * SECOND;
+
+    #[test]
+    fn what_is_of_unknown_age_is_used_for_as_long_as_if_it_had_just_been_proven() {
+        let mut heard = Heard::of();
+        heard.told(5, 10 * SECOND);
+        heard.stands(None, None, 10 * SECOND);
+        let (standing, too_old) = heard.remote();
+        assert_eq!((standing.map(|s| s.freshness), too_old), (Some(Freshness::Stale), false), "last in rank");
+        assert_eq!(heard.neighbourhood.regions[&heard.there].shared.age_ms(Monotonic(11 * SECOND)), None);
+        heard.stands(None, None, 9 * SECOND + HOUR);
+        assert!(heard.remote().0.is_some());
+        heard.stands(None, None, 11 * SECOND + HOUR);
+        assert_eq!(heard.remote(), (None, true), "and no longer");
+    }
+
+    #[test]
+    fn a_distance_that_was_never_measured_is_none() {
+        let mut heard = Heard::of();
+        heard.told(5, 0);
+        heard.stands(Some(Duration::ZERO), None, 0);
+        assert_eq!(heard.page().round_trip_ms, None);
+        heard.stands(Some(Duration::ZERO), Some(30), SECOND);
+        assert_eq!(heard.page().round_trip_ms, Some(35));
+    }
+
+    #[test]
+    fn a_region_that_is_silent_for_a_day_makes_no_service_known() {
+        let mut heard = Heard::of();
+        heard.told(5, 0);
+        heard.stands(Some(Duration::ZERO), Some(1), 0);
+        let silent = |heard: &mut Heard, at: u64| {
+            heard.stands(Some(Duration::from_millis(at)), Some(1), at);
+            (heard.catalog.neighbours().knows(&heard.service), heard.neighbourhood.take_forgotten().len())
+        };
+        assert_eq!(silent(&mut heard, 24 * HOUR - 1), (true, 0), "too stale until then");
+        assert_eq!(silent(&mut heard, 24 * HOUR + 1), (false, 1));
+        assert_eq!((silent(&mut heard, 25 * HOUR), heard.page().services), ((false, 0), 0));
+        // What it tells before anything proves it is kept aside.
+        heard.told(6, 26 * HOUR);
+        assert!(!heard.catalog.neighbours().knows(&heard.service));
+        heard.stands(Some(Duration::ZERO), Some(1), 26 * HOUR);
+        assert!(heard.catalog.neighbours().knows(&heard.service), "it is back");
+        assert_eq!((heard.remote().1, heard.page().services), (false, 1));
+    }
 }

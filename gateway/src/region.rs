@@ -18,6 +18,7 @@ use meridian_model::rollout::Settings;
 use meridian_policies::Host;
 use meridian_registry::{Committed, Registry, Revision};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -32,6 +33,8 @@ pub struct Region {
     pub name: RegionName,
     /// Its zones.
     pub zones: Vec<ZoneName>,
+    /// The regions that it is configured to exchange with, heard of or not.
+    pub peers: BTreeSet<RegionName>,
     /// This gateway.
     pub me: GatewayId,
     /// Who may look up.
@@ -109,6 +112,7 @@ impl Region {
         Arc::new_cyclic(|this| Self {
             name: config.region.clone(),
             zones: config.zones.clone(),
+            peers: config.federation.iter().flat_map(|section| section.others(&config.region)).collect(),
             me: parts.me,
             reads: config.reads(),
             max_age_from_disk: config.lookups.max_age_from_disk,

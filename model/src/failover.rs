@@ -24,20 +24,28 @@ pub const EMPTY_FOR: Duration = Duration::from_secs(2);
 /// How a region stands by what was heard of it, undamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// How current what it told is.
-    pub freshness: Freshness,
+    /// How long ago it was proven to be as it is known; none if that was never proven, or cannot be told.
+    pub age_ms: Option<u64>,
     /// Whether it answers directly.
     pub reachable: bool,
     /// Whether anybody who may say so wants it spared.
     pub draining: bool,
-    /// Smoothed round trip.
-    pub round_trip_ms: u32,
+    /// Smoothed round trip; none where it was never measured.
+    pub round_trip_ms: Option<u32>,
+}
+
+impl Heard {
+    /// How current what it told is.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.age_ms.map_or(Freshness::Stale, Freshness::of_age_ms)
+    }
 }
 
 /// Where a region is on its way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
-    /// Not heard of in this process so far: the first news need no damping, there is nothing to return from.
+    /// Never proven so far: the first proof needs no damping, there is nothing to return from.
     Unknown,
     Up,
     Down,
@@ -85,35 +93,40 @@ pub struct Damper {
     course: Course,
     fresh: Steady,
     reachable: Steady,
-    round_trip_ms: u32,
+    /// As it is shown, once it was measured.
+    round_trip_ms: Option<u32>,
 }
 
 impl Default for Damper {
     fn default() -> Self {
         let steady = Steady::default();
-        Self { course: Course::Unknown, fresh: steady, reachable: steady, round_trip_ms: 0 }
+        Self { course: Course::Unknown, fresh: steady, reachable: steady, round_trip_ms: None }
     }
 }
 
 impl Damper {
     /// What policies are shown of a region that was heard so, now. To be asked on every change and twice a second.
     pub fn show(&mut self, heard: Heard, now: Monotonic) -> Standing {
-        let away = heard.freshness == Freshness::Stale || heard.draining;
+        let heard_freshness = heard.freshness();
+        let away = heard_freshness == Freshness::Stale || heard.draining;
         self.course = match (self.course, away) {
-            (Course::Unknown, true) if heard.freshness == Freshness::Stale => Course::Unknown,
+            // Who starts while a region is dead and remembers when it was alive has seen it die.
+            (Course::Unknown, true) if heard.age_ms.is_none() => Course::Unknown,
             (_, true) => Course::Down,
             (Course::Unknown | Course::Up, false) => Course::Up,
             (Course::Down, false) => Course::Proving(now),
-            (Course::Proving(_), false) if heard.freshness != Freshness::Fresh => Course::Proving(now),
+            (Course::Proving(_), false) if heard_freshness != Freshness::Fresh => Course::Proving(now),
             (Course::Proving(since), false) if now.since(since) >= RETURN_AFTER => Course::Ramping(now),
             (Course::Ramping(since), false) if ramp(since, now, REGION_STEP, REGION_STEPS) == FULL_RAMP => {
                 Course::Up
             }
             (course, false) => course,
         };
-        self.round_trip_ms = quantised(self.round_trip_ms, heard.round_trip_ms);
-        let fresh = self.fresh.show(heard.freshness == Freshness::Fresh, now);
-        let freshness = if fresh { heard.freshness } else { heard.freshness.max(Freshness::Suspect) };
+        if let Some(measured) = heard.round_trip_ms {
+            self.round_trip_ms = Some(quantised(self.round_trip_ms.unwrap_or(0), measured));
+        }
+        let fresh = self.fresh.show(heard_freshness == Freshness::Fresh, now);
+        let freshness = if fresh { heard_freshness } else { heard_freshness.max(Freshness::Suspect) };
         let ramp = match self.course {
             Course::Proving(_) => 0,
             Course::Ramping(since) => ramp(since, now, REGION_STEP, REGION_STEPS),
@@ -124,7 +137,7 @@ impl Damper {
             reachable: self.reachable.show(heard.reachable, now),
             draining: heard.draining,
             ramp,
-            round_trip_ms: self.round_trip_ms,
+            round_trip_ms: self.round_trip_ms.unwrap_or(FARTHEST),
         }
     }
 }
@@ -208,10 +221,12 @@ fn ramp(since: Monotonic, now: Monotonic, step: Duration, steps: u32) -> u32 {
 
 /// Round trips in these steps, in milliseconds.
 const ROUND_TRIPS: [u32; 12] = [1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 250, 500];
+/// What is above all steps; also what was never measured, so that it is not taken for the nearest.
+const FARTHEST: u32 = 1_000;
 
 /// The step above `measured`; the one shown before, while the measured one is within a fifth of it.
 fn quantised(shown: u32, measured: u32) -> u32 {
-    let above = |ms: u32| ROUND_TRIPS.into_iter().find(|step| ms <= *step).unwrap_or(1_000);
+    let above = |ms: u32| ROUND_TRIPS.into_iter().find(|step| ms <= *step).unwrap_or(FARTHEST);
     let (low, high) = (measured.saturating_sub(measured / 5), measured.saturating_add(measured / 5));
     if shown == above(low) || shown == above(high) { shown } else { above(measured) }
 }
@@ -222,7 +237,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn heard(freshness: Freshness) -> Heard {
-        Heard { freshness, reachable: true, draining: false, round_trip_ms: 30 }
+        let age = match freshness {
+            Freshness::Fresh => 500,
+            Freshness::Suspect => 8_000,
+            Freshness::Stale => 60_000,
+        };
+        Heard { age_ms: Some(age), reachable: true, draining: false, round_trip_ms: Some(30) }
     }
 
     fn at(ms: u64) -> Monotonic {
@@ -243,6 +263,33 @@ mod tests {
             (0..30).map(|s| damper.show(heard(Freshness::Fresh), at(9_000 + s * 1_000)).ramp).collect();
         assert_eq!((ramps[0], ramps[4], ramps[8], ramps[29]), (200, 400, 600, FULL_RAMP));
         assert!(ramps.is_sorted());
+    }
+
+    /// A process that starts while a region is dead has missed its end, not its return.
+    #[test]
+    fn a_region_that_was_dead_at_the_start_returns_in_steps() {
+        let mut remembered = Damper::default();
+        assert_eq!(
+            remembered.show(heard(Freshness::Stale), at(0)).ramp,
+            FULL_RAMP,
+            "the last resort takes all"
+        );
+        assert_eq!(remembered.show(heard(Freshness::Fresh), at(1_000)).ramp, 0);
+        assert_eq!(remembered.show(heard(Freshness::Fresh), at(6_000)).ramp, 200);
+        // Nobody ever heard of it: it begins.
+        let mut unknown = Damper::default();
+        unknown.show(Heard { age_ms: None, ..heard(Freshness::Stale) }, at(0));
+        assert_eq!(unknown.show(heard(Freshness::Fresh), at(1_000)).ramp, FULL_RAMP);
+    }
+
+    /// Who loses the only one that measured knows no less of distances than before.
+    #[test]
+    fn a_distance_that_is_not_measured_any_more_stays() {
+        let mut damper = Damper::default();
+        let unmeasured = Heard { round_trip_ms: None, reachable: false, ..heard(Freshness::Fresh) };
+        assert_eq!(damper.show(unmeasured, at(0)).round_trip_ms, FARTHEST, "not the nearest of all");
+        assert_eq!(damper.show(heard(Freshness::Fresh), at(500)).round_trip_ms, 35);
+        assert_eq!(damper.show(unmeasured, at(1_000)).round_trip_ms, 35);
     }
 
     /// Whoever sends its traffic to the best region would send it to and fro with the link.
@@ -311,10 +358,10 @@ mod tests {
             let (mut damper, mut now) = (Damper::default(), 0);
             for (later, age, [draining, reachable], round_trip_ms) in news {
                 now += later;
-                let news = Heard { freshness: Freshness::of_age_ms(age), reachable, draining, round_trip_ms };
+                let news = Heard { age_ms: Some(age), reachable, draining, round_trip_ms: Some(round_trip_ms) };
                 let shown = damper.show(news, at(now));
                 prop_assert!(shown.ramp <= FULL_RAMP && shown.ramp.is_multiple_of(RAMP_STEP));
-                prop_assert!(shown.freshness >= news.freshness, "never better than what was heard");
+                prop_assert!(shown.freshness >= news.freshness(), "never better than what was heard");
                 prop_assert!(news.reachable || !shown.reachable);
                 prop_assert_eq!(shown.draining, draining);
             }

@@ -109,6 +109,8 @@ pub enum Event {
         revision: Revision,
         /// Every watched record, in no particular order.
         records: Vec<Stored>,
+        /// When it was asked: nothing newer than `revision` had happened by then.
+        asked: Instant,
     },
     /// What one or more writes changed, in order, complete up to `revision`.
     Changed {

@@ -26,7 +26,13 @@ pub fn command() -> Command {
 
 /// The same, somewhere.
 pub(crate) fn command_at(home: &Home) -> Command {
-    let mut command = home.command(meridian());
+    command_of(home, &meridian())
+}
+
+/// Another program there, which hears nothing of that either.
+#[must_use]
+pub fn command_of(home: &Home, program: &Path) -> Command {
+    let mut command = home.command(program);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("MERIDIAN_")) {
             command.env_remove(name);

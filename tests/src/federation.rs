@@ -64,6 +64,7 @@ impl FederationProcess {
         self.stand_at(home);
         self.set("federation", "listen", listens.to_string());
         self.set("federation", "status", SocketAddr::new(home.host(), 0).to_string());
+        self.set("federation", "status_plaintext", true);
         self
     }
 

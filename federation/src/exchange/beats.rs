@@ -3,7 +3,7 @@
 use super::freshness::{PathSeen, Proof};
 use super::head::Place;
 use super::holding::Holding;
-use super::link::Shown;
+use super::link::{Link, Shown};
 use super::message::{Beat, Claim, Message, Path, Ping};
 use super::publish::Shelf;
 use super::violation::Violation;
@@ -93,6 +93,8 @@ impl Exchange {
         let origins: Vec<RegionName> = link.shown.keys().cloned().collect();
         for origin in &origins {
             self.credit(id, origin);
+            self.note_path(origin);
+            self.hasten(now, origin);
             let before: Option<Place> = before.get(origin).map(|shown| shown.version.place());
             self.chase(now, id, origin, before);
             self.show_rival(id, origin);
@@ -100,6 +102,7 @@ impl Exchange {
         }
         // What the beat before spoke of and this one does not, may not be reachable any more.
         before.keys().chain([&direct]).for_each(|origin| self.judge(now, origin));
+        self.forget_strays();
         Ok(())
     }
 
@@ -130,24 +133,28 @@ impl Exchange {
         Standing::of(now, self.proofs.get(origin).copied(), self.path_to(origin))
     }
 
-    /// Direct links, for a node; what the nodes of the own region say of theirs, for a leaf.
-    fn path_to(&self, origin: &RegionName) -> PathSeen {
-        match &self.own {
-            Some(_) => self
-                .links
-                .values()
-                .filter(|link| link.peer.region == *origin)
-                .fold(PathSeen::default(), |best, link| best.or(link.path())),
-            None => self.links.values().filter_map(|link| link.shown.get(origin)).fold(
-                PathSeen::default(),
-                |best, shown| match shown.path {
-                    Some(Path { reachable, round_trip_ms }) => best.or(PathSeen {
-                        answered: reachable.then_some(shown.asked),
-                        round_trip: round_trip_ms.map(|ms| std::time::Duration::from_millis(ms.into())),
-                    }),
-                    None => best,
-                },
-            ),
+    /// Direct links, for a node; what the nodes of the own region say of theirs, for a leaf. A leaf that lost its nodes
+    /// knows what they said last: that it cannot ask them says nothing of other regions. Distances stay for either.
+    pub(super) fn path_to(&self, origin: &RegionName) -> PathSeen {
+        let last = self.paths.get(origin).copied().unwrap_or_default();
+        let seen = match &self.own {
+            Some(_) => {
+                let direct = self.links.values().filter(|link| link.peer.region == *origin);
+                direct.map(Link::path).reduce(PathSeen::or).unwrap_or_default()
+            }
+            None => {
+                let paths = self.links.values().filter_map(|link| link.shown.get(origin)?.path_seen());
+                paths.reduce(PathSeen::or).unwrap_or(last)
+            }
+        };
+        PathSeen { round_trip: seen.round_trip.or(last.round_trip), ..seen }
+    }
+
+    /// Keeps what is known of the way to an origin for when nothing tells of it any more.
+    pub(super) fn note_path(&mut self, origin: &RegionName) {
+        let path = self.path_to(origin);
+        if self.held.contains_key(origin) {
+            self.paths.insert(origin.clone(), path);
         }
     }
 

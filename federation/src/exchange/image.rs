@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Stands at the beginning; the last byte is the layout's version.
-const MAGIC: &[u8; 8] = b"meridfe\x02";
+const MAGIC: &[u8; 8] = b"meridfe\x03";
+/// The layout before, without round trips: what an older version of the program left is read.
+const MAGIC_2: &[u8; 8] = b"meridfe\x02";
 
 /// What is kept on disk of all origins.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +34,8 @@ pub(super) struct Saved {
     pub(super) age: Option<Duration>,
     /// Whether that was proven of an earlier life than this state's.
     pub(super) doubted: bool,
+    /// The last that was measured.
+    pub(super) round_trip: Option<Duration>,
 }
 
 /// Why bytes are not an image.
@@ -61,10 +65,12 @@ impl Image {
         put_len(out, self.origins.len())?;
         for saved in &self.origins {
             put_head(out, &saved.head)?;
-            // The greatest number stands for an unknown age.
+            // The greatest number stands for what is unknown.
             let age = saved.age.and_then(|age| u64::try_from(age.as_millis()).ok()).unwrap_or(u64::MAX);
             out.write_all(&age.to_be_bytes())?;
             out.write_all(&[saved.doubted.into()])?;
+            let millis = saved.round_trip.and_then(|trip| u32::try_from(trip.as_millis()).ok());
+            out.write_all(&millis.unwrap_or(u32::MAX).to_be_bytes())?;
             put_len(out, saved.state.len())?;
             for (key, bytes) in saved.state.iter() {
                 match key {
@@ -93,9 +99,11 @@ impl Image {
     /// If they are not those of an image.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadImage> {
         let mut input = bytes;
-        if input.split_off(..MAGIC.len()) != Some(MAGIC) {
-            return Err(BadImage("it begins otherwise"));
-        }
+        let measured = match input.split_off(..MAGIC.len()) {
+            Some(begin) if begin == MAGIC => true,
+            Some(begin) if begin == MAGIC_2 => false,
+            _ => return Err(BadImage("it begins otherwise")),
+        };
         let own = match input.try_get_u8().map_err(|_| SHORT)? {
             0 => None,
             _ => Some(get_head(&mut input)?),
@@ -106,6 +114,11 @@ impl Image {
             let head = get_head(&mut input)?;
             let age = Some(input.try_get_u64().map_err(|_| SHORT)?).filter(|age| *age < u64::MAX);
             let doubted = input.try_get_u8().map_err(|_| SHORT)? != 0;
+            let round_trip = match measured {
+                true => Some(input.try_get_u32().map_err(|_| SHORT)?).filter(|millis| *millis < u32::MAX),
+                false => None,
+            };
+            let round_trip = round_trip.map(|millis| Duration::from_millis(millis.into()));
             let count = get_len(&mut input, limits::RECORDS)?;
             let mut records = Vec::with_capacity(count.min(input.len()));
             for _ in 0..count {
@@ -120,7 +133,7 @@ impl Image {
                 records.push(Record { key, bytes });
             }
             let state = Arc::new(State::from_records(records));
-            origins.push(Saved { head, state, age: age.map(Duration::from_millis), doubted });
+            origins.push(Saved { head, state, age: age.map(Duration::from_millis), doubted, round_trip });
         }
         match input.is_empty() {
             true => Ok(Self { own, origins }),

@@ -78,6 +78,11 @@ pub const VERIFIED: usize = 64;
 
 /// How often each link is asked how old what it tells is.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often a source is asked, at most, how old a state is that was taken and of which nothing is proven yet. Where ages
+/// are bounded it is of no use until then.
+pub const HASTE_EVERY: Duration = Duration::from_millis(100);
+/// For how long it is asked so often: who has no proof by then has none to pass on, and its next beats will do.
+pub const HASTE_FOR: Duration = Duration::from_secs(2);
 /// The least time that a source has to answer before another link that shows more is followed instead: twice a long way
 /// round the world. A source whose way is longer has twice its round trip, and at most [`BEAT_EVERY`].
 pub const ANSWER_PATIENCE: Duration = Duration::from_millis(250);

@@ -10,10 +10,13 @@ use crate::planted::planted;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 pub(super) struct Link {
     pub(super) peer: Peer,
     pub(super) next_ping: Monotonic,
+    /// When the latest ping went.
+    last_ping: Option<Monotonic>,
     pub(super) next_digest: Monotonic,
     /// Pings without a beat yet, the latest last.
     pings: VecDeque<(u64, Monotonic)>,
@@ -52,11 +55,23 @@ pub(super) struct Shown {
     pub(super) refused: bool,
 }
 
+impl Shown {
+    /// What it says of the way to the origin.
+    pub(super) fn path_seen(&self) -> Option<PathSeen> {
+        let Path { reachable, round_trip_ms } = self.path?;
+        Some(PathSeen {
+            answered: reachable.then_some(self.asked),
+            round_trip: round_trip_ms.map(|ms| Duration::from_millis(ms.into())),
+        })
+    }
+}
+
 impl Link {
     pub(super) fn new(now: Monotonic, peer: Peer) -> Self {
         Self {
             peer,
             next_ping: now,
+            last_ping: None,
             next_digest: now,
             pings: VecDeque::new(),
             answered: None,
@@ -77,6 +92,13 @@ impl Link {
             self.pings.pop_front();
         }
         self.pings.push_back((nonce, now));
+        self.last_ping = Some(now);
+    }
+
+    /// The next ping need not wait for its turn.
+    pub(super) fn hasten(&mut self, now: Monotonic) {
+        let soonest = self.last_ping.map_or(now, |at| at.plus(limits::HASTE_EVERY).max(now));
+        self.next_ping = self.next_ping.min(soonest);
     }
 
     /// When the ping of `nonce` went. Each is answered once, and none after a later one was.

@@ -464,6 +464,89 @@ fn what_passes_the_limits_is_not_published() {
     assert_eq!(line.members[1].origin(&region("a")).unwrap().head.head.version.index, 7);
 }
 
+/// A gateway is told of a region that begins, by a node that was told of it a moment ago: both ask soon how old it is.
+#[test]
+fn a_region_that_is_first_heard_of_is_proven_at_once() {
+    let mut line = Line::new(&[("a", Node), ("b", Node), ("b", Leaf)]);
+    // Everybody's beats have just gone, and told of nothing.
+    line.pass(100);
+    line.own(0, 5, OwnChange::All(vec![record(1, 1, 10)]));
+    let (mut shown, mut proven) = ([None; 2], [None; 2]);
+    for _ in 0..20 {
+        for (at, member) in line.members[1..].iter().enumerate() {
+            let standing =
+                member.standing(Monotonic(line.now), &region("a")).filter(|_| member.origins().count() > 0);
+            shown[at] = shown[at].or(standing.map(|_| line.now));
+            proven[at] = proven[at].or(standing.and_then(|standing| standing.age).map(|_| line.now));
+        }
+        line.pass(100);
+    }
+    for (shown, proven) in shown.into_iter().zip(proven) {
+        let took = proven.zip(shown).map(|(proven, shown)| proven - shown);
+        assert!(took.is_some_and(|took| took <= 200), "shown at {shown:?}, proven at {proven:?}");
+    }
+    // Who has no proof is not asked for ever.
+    let mut blind = Line::new(&[("a", Node), ("b", Node)]);
+    let mut unproven = own(5, 0, OwnChange::All(vec![record(1, 1, 10)]));
+    unproven.proven = None;
+    blind.members[0].handle_own(Monotonic(blind.now), unproven);
+    blind.pass(3_000);
+    blind.sent.clear();
+    blind.pass(5_000);
+    let pings = blind.sent.iter().filter(|message| matches!(message, Message::Ping(_))).count();
+    assert!(pings <= 2 * 6, "{pings} pings of two nodes in 5 s");
+}
+
+/// That it cannot ask its own region's node says nothing of other regions.
+#[test]
+fn a_gateway_that_loses_its_node_knows_what_that_said_last() {
+    let mut line = Line::new(&[("a", Node), ("b", Node), ("b", Leaf)]);
+    line.own(0, 5, OwnChange::All(vec![record(1, 1, 10)]));
+    line.pass(3_000);
+    let stands = |line: &Line| line.members[2].standing(Monotonic(line.now), &region("a")).unwrap();
+    let before = stands(&line);
+    assert!(before.reachable && before.round_trip.is_some(), "{before:?}");
+    line.members[2].handle_link_down(Monotonic(line.now), LinkId(2));
+    let told: Vec<Output> = std::iter::from_fn(|| line.members[2].poll_output()).collect();
+    assert!(told.is_empty(), "nothing is different: {told:?}");
+    let lost = |line: &mut Line, ms: u64| {
+        line.now += ms;
+        line.members[2].handle_timeout(Monotonic(line.now));
+        stands(line)
+    };
+    assert!(lost(&mut line, 3_000).reachable);
+    let after = lost(&mut line, 3_000);
+    assert_eq!((after.reachable, after.round_trip), (false, before.round_trip), "but not for ever");
+}
+
+/// Names that a peer makes up, others with each beat, take no memory.
+#[test]
+fn names_that_a_peer_makes_up_are_not_followed_for_ever() {
+    let mut exchange = exchange("b", Node);
+    exchange.handle_link_up(Monotonic(1_000), LinkId(1), peer("a", Node));
+    for round in 0..50u64 {
+        let now = Monotonic(1_000 + round * 1_000);
+        exchange.handle_timeout(now);
+        let pings = std::iter::from_fn(|| exchange.poll_output()).filter_map(|output| match output {
+            Output::Send(_, Message::Ping(ping)) => Some(ping.nonce),
+            _ => None,
+        });
+        let nonce = pings.last().unwrap();
+        let version = Version { incarnation: LIFE, index: 1, root: Root([1; 32]) };
+        let named = (0..limits::ORIGINS).map(|n| message::Claim {
+            origin: region(&format!("nowhere-{round}-{n}")),
+            version,
+            age_ms: Some(0),
+            path: None,
+        });
+        let beat = message::Beat { nonce, claims: named.collect() };
+        exchange.handle_message(now, LinkId(1), Message::Beat(beat));
+        assert!(exchange.sources.len() <= limits::ORIGINS + 1, "{} after {round}", exchange.sources.len());
+    }
+    exchange.handle_link_down(Monotonic(60_000), LinkId(1));
+    assert!(exchange.sources.is_empty());
+}
+
 /// What comes from the disk is as old as it was and the time since; of a time that is not known, nothing is believed.
 #[test]
 fn an_image_keeps_states_and_ages() {
@@ -472,7 +555,9 @@ fn an_image_keeps_states_and_ages() {
     line.pass(1_500);
     let now = Monotonic(line.now);
     let bytes = line.members[1].export(now).encode();
-    let age = line.members[1].standing(now, &region("a")).unwrap().age.unwrap();
+    let before = line.members[1].standing(now, &region("a")).unwrap();
+    let age = before.age.unwrap();
+    assert!(before.round_trip.is_some());
     for (elapsed, expected) in
         [(Some(Duration::from_secs(9)), Some(age + Duration::from_secs(9))), (None, None)]
     {
@@ -481,6 +566,7 @@ fn an_image_keeps_states_and_ages() {
         let standing = started.standing(Monotonic(40), &region("a")).unwrap();
         assert_eq!((standing.age, started.origin(&region("a")).unwrap().state.len()), (expected, 30));
         assert!(standing.freshness > Freshness::Fresh && !standing.reachable);
+        assert_eq!(standing.round_trip, before.round_trip, "how far it is has not changed");
     }
 }
 

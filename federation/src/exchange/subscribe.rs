@@ -8,6 +8,7 @@ use super::freshness::Proof;
 use super::gather::{Gather, Outcome};
 use super::head::{Place, SignedHead};
 use super::holding::Holding;
+use super::link::Link;
 use super::message::{Ack, Have, Held, Message, Update, Want};
 use super::state::State;
 use super::violation::Violation;
@@ -15,6 +16,7 @@ use super::{Exchange, LinkId, Output, PeerRole, limits};
 use crate::planted::planted;
 use meridian_model::names::RegionName;
 use meridian_model::time::Monotonic;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,8 +204,41 @@ impl Exchange {
         self.outputs.push_back(Output::Changed { origin: origin.clone(), keys });
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         ids.into_iter().for_each(|id| self.credit(id, &origin));
+        self.note_path(&origin);
         self.judge(now, &origin);
+        self.hasten(now, &origin);
         self.publish(&origin);
+    }
+
+    /// Of what was just taken nothing may be proven yet: whoever it comes from is asked soon, not with its next beat.
+    pub(super) fn hasten(&mut self, now: Monotonic, origin: &RegionName) {
+        let proven = self.proofs.contains_key(origin) && !self.unproven.contains(origin);
+        let taken = self.taken.get(origin).map(|taken| Duration::from_millis(taken.age_ms(now)));
+        if proven || taken.is_none_or(|taken| taken >= limits::HASTE_FOR) {
+            return;
+        }
+        let source = self.sources.get(origin).map(|source| source.link);
+        if let Some(link) = source.and_then(|id| self.links.get_mut(&id)) {
+            link.hasten(now);
+        }
+    }
+
+    /// A peer may name origins that nobody has, others with each beat: they have sources only while they are shown.
+    pub(super) fn forget_strays(&mut self) {
+        if planted!(StraysKept) {
+            return;
+        }
+        let strays: BTreeSet<RegionName> = self.strays().cloned().collect();
+        self.sources.retain(|origin, _| !strays.contains(origin));
+    }
+
+    /// Origins with a source that are neither held nor shown by anybody, and that no link leads to.
+    pub(crate) fn strays(&self) -> impl Iterator<Item = &RegionName> {
+        let named =
+            |link: &Link, origin: &RegionName| link.peer.region == *origin || link.shown.contains_key(origin);
+        self.sources.keys().filter(move |origin| {
+            !self.held.contains_key(*origin) && !self.links.values().any(|link| named(link, origin))
+        })
     }
 
     /// Asks a publisher for the buckets that differ.

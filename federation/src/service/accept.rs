@@ -6,9 +6,11 @@ use super::figures::{Figures, Traffic};
 use super::limits;
 use super::link::{self, Side};
 use super::material::Followed;
+use super::places::Places;
 use super::tls::{self, Expected};
 use super::wire::proto::federation_server::{Federation, FederationServer};
 use super::wire::{WIRE_BYTES, proto};
+use meridian_model::names::RegionName;
 use rustls_pki_types::UnixTime;
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_stream::Stream;
@@ -34,6 +36,7 @@ const REST: Duration = Duration::from_millis(100);
 /// What accepting needs.
 #[derive(Clone)]
 pub(super) struct Doorway {
+    pub(super) region: RegionName,
     pub(super) followed: Arc<Followed>,
     pub(super) figures: Arc<Figures>,
     pub(super) driver: mpsc::Sender<Input>,
@@ -69,7 +72,7 @@ impl Doorway {
 
     async fn accept(&self, listener: TcpListener, connections: mpsc::Sender<io::Result<Connection>>) {
         let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES));
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        let places = Places::of(self.region.clone());
         let queue = Queue::default();
         loop {
             // The semaphore is never closed.
@@ -86,7 +89,7 @@ impl Doorway {
                 self.figures.strangers.add(1);
                 continue;
             };
-            let (door, places, connections) = (self.clone(), Arc::clone(&places), connections.clone());
+            let (door, places, connections) = (self.clone(), places.clone(), connections.clone());
             let stop = self.stop.clone();
             self.tasks.spawn(stop.run_until_cancelled_owned(async move {
                 let greeted = timeout(limits::CONNECT, door.greet(tcp, address, &places)).await;
@@ -111,7 +114,7 @@ impl Doorway {
         &self,
         tcp: TcpStream,
         address: SocketAddr,
-        places: &Arc<Semaphore>,
+        places: &Places,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let material = Arc::clone(&self.followed.current());
@@ -133,8 +136,6 @@ impl Doorway {
             tls::admit(&material.trust, &material.name.domain, &self.expected, &chain, UnixTime::now())
                 .map_err(|e| e.to_string())?;
         traffic.belong(self.figures.of(&name.region));
-        let place: OwnedSemaphorePermit =
-            Arc::clone(places).try_acquire_owned().map_err(|_| "too many connections".to_owned())?;
         let peer = Peer {
             name,
             chain: chain.into(),
@@ -142,6 +143,7 @@ impl Doorway {
             cut: CancellationToken::new(),
             opened: Arc::new(AtomicBool::new(false)),
         };
+        let place = places.take(&peer)?;
         Ok(Connection::new(TlsStream::Server(tls), peer, Some(place)))
     }
 

@@ -2,6 +2,7 @@
 
 use super::figures::Traffic;
 use super::name::PeerName;
+use super::places::Place;
 use rustls_pki_types::CertificateDer;
 use std::future::Future;
 use std::io;
@@ -11,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -90,11 +90,11 @@ pub(super) struct Connection {
     peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Its place among those that were accepted.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl Connection {
-    pub(super) fn new(tls: TlsStream<Counted>, peer: Peer, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(tls: TlsStream<Counted>, peer: Peer, place: Option<Place>) -> Self {
         let cut = Box::pin(peer.cut.clone().cancelled_owned());
         Self { tls, peer, cut, _place: place }
     }

@@ -186,6 +186,28 @@ impl Enemy {
     }
 }
 
+/// It shakes hands as often as it likes and makes no link of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_shakes_hands_takes_few_places() {
+    let mut victim = Victim::new().await;
+    let before = victim.handle().figures().strangers.get();
+    let material = node(&victim.authority, "xx/node/m", KeyKind::EcdsaP256);
+    let mut held = Vec::new();
+    for _ in 0..3 * limits::UNOPENED_OF_ONE {
+        let tcp = TcpStream::connect(victim.address).await.unwrap();
+        let expected = Expected::NodeOf(region("eu"));
+        held.push(dial::shake_hands(&material, expected, tcp, &Arc::default()).await);
+    }
+    eventually("most are refused", || {
+        let refused = victim.handle().figures().strangers.get() - before;
+        usize::try_from(refused).unwrap() == held.len() - limits::UNOPENED_OF_ONE
+    })
+    .await;
+    // Another one of that region is let in, and nobody else notices.
+    let _other = victim.enemy("xx/node/n").await;
+    victim.unharmed().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversize_message_closes_its_link() {
     let mut victim = Victim::new().await;

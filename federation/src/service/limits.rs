@@ -12,6 +12,12 @@ pub(super) const HANDSHAKES: usize = 64;
 pub(super) const HANDSHAKES_OF_ONE: usize = 16;
 /// Connections accepted and alive: the exchange's links, and as many that are about to replace one.
 pub(super) const CONNECTIONS: usize = 2 * crate::exchange::limits::LINKS;
+/// Of these, by one other region: 16 nodes, four times what is usual, and as many that are about to replace one.
+pub(super) const CONNECTIONS_OF_ONE_REGION: usize = 32;
+/// By the own one, whose gateways connect too. What is left is enough for the nodes of two regions, whoever misbehaves here.
+pub(super) const CONNECTIONS_OF_OWN_REGION: usize = CONNECTIONS - 2 * CONNECTIONS_OF_ONE_REGION;
+/// Connections without a link yet, by one peer. Who dials in good order has one, and another for a moment.
+pub(super) const UNOPENED_OF_ONE: usize = 4;
 /// A link on which nothing came for so long is dead: its other end beats every second, or stands still.
 pub(super) const SILENCE: Duration = Duration::from_secs(8);
 /// A link that took nothing from its queue for so long is not read at its other end.

@@ -23,6 +23,7 @@ mod link;
 pub mod material;
 pub mod name;
 pub mod news;
+mod places;
 #[cfg(test)]
 mod rig;
 mod signing;
@@ -298,6 +299,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let driver = tokio::spawn(driver.run());
     if let Some(listener) = listener {
         let doorway = Doorway {
+            region: region.clone(),
             followed: Arc::clone(&followed),
             figures: Arc::clone(&figures),
             driver: inputs.clone(),

@@ -145,6 +145,12 @@ impl Fault {
         Self { at, until, kind }
     }
 
+    /// Whether this node acts as it should not now.
+    pub(super) fn is_by(&self, node: usize, now: u64) -> bool {
+        matches!(self.kind, Kind::Rogue { process } if process == node)
+            && (self.at..self.until).contains(&now)
+    }
+
     /// Whether somebody acts during it.
     pub(super) fn is_enemy(&self) -> bool {
         matches!(self.kind, Kind::Rogue { .. } | Kind::Replay)

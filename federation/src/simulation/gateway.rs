@@ -86,6 +86,7 @@ pub(super) struct Gateway {
     pub(super) wishes: Arc<Wishes>,
     catalog: Catalog,
     dampers: BTreeMap<RegionName, Damper>,
+    first_told: BTreeMap<RegionName, Monotonic>,
     home: BTreeMap<ServiceKey, Listed>,
     /// Like the real one, it prepares anew only what a change is said to touch.
     ready: BTreeMap<ServiceKey, Answer>,
@@ -110,7 +111,14 @@ impl Gateway {
             };
             catalog.put_drain(drained.clone(), Arc::new(drain), 1);
         }
-        Self { wishes, catalog, dampers: BTreeMap::new(), home: BTreeMap::new(), ready: BTreeMap::new() }
+        Self {
+            wishes,
+            catalog,
+            dampers: BTreeMap::new(),
+            first_told: BTreeMap::new(),
+            home: BTreeMap::new(),
+            ready: BTreeMap::new(),
+        }
     }
 
     /// Another state of a region is held.
@@ -119,7 +127,9 @@ impl Gateway {
         region: &RegionName,
         state: &State,
         keys: &[RecordKey],
+        now: Monotonic,
     ) -> Result<(), Broken> {
+        self.first_told.entry(region.clone()).or_insert(now);
         let unreadable =
             |bad: crate::record::BadRecord| format!("a record of {region} cannot be read: {bad}");
         let mut touched = Touched::default();
@@ -150,13 +160,16 @@ impl Gateway {
         let age = standing.age.map(millis);
         let notice = self.catalog.neighbours().notice(region);
         let heard = Heard {
-            freshness: age.map_or(Freshness::Stale, Freshness::of_age_ms),
+            age_ms: age,
             reachable: standing.reachable,
             draining: notice.is_some_and(|n| n.draining.is_some()) || self.catalog.is_drained(region),
-            round_trip_ms: standing.round_trip.map_or(0, |time| millis(time) as u32),
+            round_trip_ms: standing.round_trip.map(|time| millis(time) as u32),
         };
         let shown = self.dampers.entry(region.clone()).or_default().show(heard, now);
-        let too_old = age.is_none_or(|age| age > self.wishes.max_age);
+        // What is of unknown age is known for as long as it was told.
+        let known_for = age.or_else(|| Some(millis(now.since(*self.first_told.get(region)?))));
+        let known_for = known_for.filter(|_| age.is_some() || !planted!(UnknownAgeRefused));
+        let too_old = known_for.is_none_or(|age| age > self.wishes.max_age);
         let mut touched = self.catalog.set_standing(region, shown, too_old);
         if planted!(StaleForgotten) && shown.freshness == Freshness::Stale {
             let told: Vec<ServiceKey> =

@@ -94,7 +94,7 @@ fn judge(
 }
 
 /// What a gateway was told of a region and how old that is, by what it said itself; where a process that was started
-/// again has said nothing yet, by what it must have found on its disk.
+/// again has said nothing yet, by what it must have found on its disk; and where nobody knows, for how long it was told.
 fn known<'a>(process: &'a Process, region: &RegionName, now: u64) -> Option<(&'a Records, u64)> {
     let clock = process.clock(now);
     let standing = process.exchange.as_ref().and_then(|exchange| exchange.standing(clock, region));
@@ -108,7 +108,8 @@ fn known<'a>(process: &'a Process, region: &RegionName, now: u64) -> Option<(&'a
     let kept_age = kept.filter(|kept| !superseded(kept));
     let kept_age = kept_age.and_then(|kept| u64::try_from(clock.0 as i64 - kept.since?).ok());
     let records = told.map(|(_, records)| records).or(kept.map(|kept| &kept.records))?;
-    Some((records, age.into_iter().chain(kept_age).min()?))
+    let told_for = process.seen.first_told.get(region).map(|first| clock.since(*first).as_millis() as u64);
+    Some((records, age.into_iter().chain(kept_age).min().or(told_for)?))
 }
 
 /// Nothing is named for long after it died, if the news of that can come.

@@ -64,7 +64,12 @@ impl Conn {
 }
 
 impl World {
-    pub(super) fn send(&mut self, at: usize, link: LinkId, message: Message) -> Result<(), Broken> {
+    pub(super) fn send(&mut self, at: usize, link: LinkId, mut message: Message) -> Result<(), Broken> {
+        if let Message::Beat(beat) = &mut message
+            && self.faults.iter().any(|fault| fault.is_by(at, self.now))
+        {
+            self.embellish(beat);
+        }
         let process = &self.processes[at];
         oracle::sent(process, &message, self.now)?;
         oracle::vouched(process, &message, &mut self.regions[process.region].1, self.now);

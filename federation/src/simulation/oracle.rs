@@ -80,6 +80,8 @@ pub(super) fn changed(
     ensure!(told, "{who} did not say all that changed of {origin} at {place}");
     process.seen.mirrors.insert(origin.clone(), (place, records));
     process.seen.taken.insert(origin.clone(), now);
+    let clock = process.clock(now);
+    process.seen.first_told.entry(origin.clone()).or_insert(clock);
     Ok(place)
 }
 
@@ -142,6 +144,9 @@ pub(super) fn honest(world: &mut World, at: usize) -> Result<(), Broken> {
     let (now, regions) = (world.now, &world.regions);
     let process = &mut world.processes[at];
     let Some(exchange) = &process.exchange else { return Ok(()) };
+    if let Some(stray) = exchange.strays().next() {
+        return Err(format!("{} goes on to follow {stray}, of which nobody tells", process.peer.node));
+    }
     for (region, registry) in regions {
         let Some(view) = exchange.origin(region) else { continue };
         let clock = process.offset as i64 + now as i64;

@@ -88,6 +88,8 @@ pub(super) struct Seen {
     pub(super) mirrors: BTreeMap<RegionName, (Place, BTreeMap<RecordKey, Bytes>)>,
     /// When it took that.
     pub(super) taken: BTreeMap<RegionName, u64>,
+    /// When it first showed anything of each, by its clock.
+    pub(super) first_told: BTreeMap<RegionName, Monotonic>,
     /// What it found on its disk, and since when by its clock that was not known to be the newest.
     pub(super) kept: BTreeMap<RegionName, Kept>,
     /// The latest head of its own region that it was shown.

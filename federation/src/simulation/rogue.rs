@@ -6,8 +6,9 @@ use super::process::LIMITS;
 use super::world::World;
 use crate::exchange::State;
 use crate::exchange::head::{Head, NodeId, Root, SignedHead, Signer, Version};
+use crate::exchange::limits;
 use crate::exchange::message::{
-    Ack, Basis, Beat, Have, Held, Message, Opening, Ping, Record, RecordKey, Update, Want,
+    Ack, Basis, Beat, Claim, Have, Held, Message, Opening, Ping, Record, RecordKey, Update, Want,
 };
 use bytes::Bytes;
 use meridian_model::incarnation::Incarnation;
@@ -66,6 +67,29 @@ impl World {
             _ => self.garbage(target),
         };
         self.transmit(conn, end, message);
+    }
+
+    /// It answers pings as it should, and says of regions that nobody has, others each time, that it knows them.
+    pub(super) fn embellish(&mut self, beat: &mut Beat) {
+        let begin = self.dice.within(0..1_000_000);
+        for n in begin..begin + self.dice.within(1..limits::ORIGINS as u64) {
+            if beat.claims.len() < limits::ORIGINS {
+                beat.claims.push(Claim {
+                    origin: format!("nowhere-{n}").parse().unwrap(),
+                    version: self.any_version(),
+                    age_ms: Some(0),
+                    path: None,
+                });
+            }
+        }
+    }
+
+    fn any_version(&mut self) -> Version {
+        Version {
+            incarnation: Incarnation { counter: self.dice.within(0..9), random: self.dice.next() as u32 },
+            index: self.dice.next(),
+            root: Root([self.dice.next() as u8; 32]),
+        }
     }
 
     /// A later place under the signature of an earlier one.
@@ -146,11 +170,7 @@ impl World {
     /// What no node would say.
     fn garbage(&mut self, target: RegionName) -> Message {
         let region: RegionName = format!("region-{}", self.dice.within(0..9)).parse().unwrap();
-        let version = Version {
-            incarnation: Incarnation { counter: self.dice.within(0..9), random: self.dice.next() as u32 },
-            index: self.dice.next(),
-            root: Root([self.dice.next() as u8; 32]),
-        };
+        let version = self.any_version();
         let node: NodeId = "nobody".parse().unwrap();
         match self.dice.within(0..9) {
             0 => Message::Want(Want {

@@ -432,7 +432,7 @@ impl World {
                     }
                     let view = process.exchange.as_ref().and_then(|exchange| exchange.origin(&origin));
                     if let (Some(gateway), Some(view)) = (&mut process.gateway, view) {
-                        gateway.hear(&origin, view.state, &keys)?;
+                        gateway.hear(&origin, view.state, &keys, clock)?;
                         all |= keys.contains(&RecordKey::Region);
                         touched.extend(keys);
                     }

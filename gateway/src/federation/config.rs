@@ -51,6 +51,9 @@ pub struct FederationConfig {
     /// In `meridian federation`: where `/livez`, `/readyz` and `/metrics` are served.
     #[serde(default = "default_status")]
     pub status: SocketAddr,
+    /// That `status` may be seen by others, without TLS.
+    #[serde(default)]
+    pub status_plaintext: bool,
     /// Who this process is.
     pub tls: FederationTls,
 }
@@ -86,6 +89,14 @@ impl FederationConfig {
                 );
             }
             _ => {}
+        }
+        if !self.status.ip().is_loopback() && !self.status_plaintext {
+            let detail = format!(
+                "{} is not a loopback address, and the page has no TLS: add status_plaintext = true if everyone who \
+                 reaches it may see it",
+                self.status
+            );
+            add(section("status"), &detail);
         }
         for url in &self.nodes {
             if let Err(reason) = url.parse::<PeerUrl>() {
@@ -125,6 +136,11 @@ impl FederationConfig {
                 );
             }
         }
+    }
+
+    /// The other regions that are named.
+    pub(crate) fn others(&self, region: &RegionName) -> impl Iterator<Item = RegionName> {
+        self.peers.iter().map(|peer| &peer.region).filter(move |name| *name != region).cloned()
     }
 
     pub(super) fn files(&self) -> Files {

@@ -95,8 +95,9 @@ impl Summaries {
     /// Takes an event of the registry into account.
     pub fn handle(&mut self, event: Event, now: Monotonic) {
         match event {
-            Event::Reset { incarnation, revision, records } => {
+            Event::Reset { incarnation, revision, records, asked } => {
                 self.reset(incarnation, revision, &records, now);
+                self.proven = Some(clock::monotonic_at(asked));
             }
             Event::Changed { revision, changes } => {
                 for change in changes {
@@ -125,8 +126,6 @@ impl Summaries {
             self.put(stored);
         }
         (self.incarnation, self.index) = (Some(incarnation), revision.0);
-        // The state is as of the listing; that nothing newer exists is proven by what comes next.
-        self.proven = None;
         self.whole = true;
         self.changed.clear();
         let mut waited_for = self.returning.take().map(|r| r.missing).unwrap_or_default();
@@ -327,7 +326,8 @@ mod tests {
 
     fn reset(counter: u64, revision: u64, records: Vec<Stored>) -> Event {
         let incarnation = Incarnation { counter, random: 1 };
-        Event::Reset { incarnation, revision: Revision(revision), records }
+        let asked = std::time::Instant::now();
+        Event::Reset { incarnation, revision: Revision(revision), records, asked }
     }
 
     fn at(ms: u64) -> Monotonic {
@@ -404,6 +404,18 @@ mod tests {
         assert_eq!(home.poll(at(20_009)), None);
         let own = home.poll(at(20_010)).unwrap();
         assert_eq!((own.incarnation.counter, count(&own)), (2, 2), "the region and the service that is back");
+    }
+
+    /// Else a region is of unknown age to all others until its registry is asked again.
+    #[test]
+    fn the_listing_itself_is_a_proof() {
+        let mut home = summaries();
+        home.handle(reset(1, 5, Vec::new()), clock::monotonic_now());
+        let proven = home.poll(clock::monotonic_now()).unwrap().proven;
+        assert!(
+            proven.is_some_and(|at| clock::monotonic_now().since(at) < Duration::from_secs(60)),
+            "{proven:?}"
+        );
     }
 
     #[test]

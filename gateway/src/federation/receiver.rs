@@ -176,7 +176,7 @@ impl Receiver {
 
 /// How a region stands, `since` later than it was judged.
 fn heard(region: RegionName, standing: meridian_federation::exchange::Standing, since: Duration) -> News {
-    let round_trip = standing.round_trip.map_or(0, |t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
+    let round_trip = standing.round_trip.map(|t| u32::try_from(t.as_millis()).unwrap_or(u32::MAX));
     News::Heard {
         region,
         age: standing.age.map(|age| age + since),

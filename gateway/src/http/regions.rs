@@ -22,6 +22,7 @@ use meridian_model::summary::headroom;
 use meridian_registry::Key;
 use serde_json::{Value, json};
 use smol_str::{SmolStr, format_smolstr};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Drains at once: more than all zones of all regions that federate.
@@ -81,7 +82,7 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
     if let Some(page) = other.page() {
         let told = json!({
             "reachable": page.reachable, "incarnation": page.incarnation.to_string(), "index": page.index,
-            "roundTripMs": page.standing.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
+            "roundTripMs": page.round_trip_ms, "ramp": page.standing.ramp, "headroom": page.headroom,
             "zones": page.zones, "services": page.services, "healthy": page.healthy, "total": page.total,
             "shownFreshness": page.standing.freshness, "shownReachable": page.standing.reachable,
             "told": { "draining": page.notice.draining, "drainingZones": page.notice.draining_zones,
@@ -94,6 +95,26 @@ fn other(other: &OtherRegion, drains: &Drains) -> Value {
     value
 }
 
+/// A region that nothing was heard of, and that an operator may look for all the more: configured, or drained.
+fn unheard(name: &RegionName, drains: &Drains) -> Value {
+    let (draining, zones) = drains_of(name, drains);
+    json!({
+        "region": name, "self": false, "freshness": Freshness::Stale, "ageMs": null, "reachable": false,
+        "roundTripMs": null, "draining": draining, "drainingZones": zones,
+    })
+}
+
+/// All other regions that are heard of, configured or drained, by their names.
+fn others(region: &Region, drains: &Drains) -> BTreeMap<RegionName, Value> {
+    let drained = drains.keys().map(|(name, _)| name).filter(|name| **name != region.name);
+    let named = region.peers.iter().chain(drained);
+    let mut all: BTreeMap<RegionName, Value> =
+        named.map(|name| (name.clone(), unheard(name, drains))).collect();
+    let heard = region.directory.currency.others();
+    all.extend(heard.iter().map(|heard| (heard.name.clone(), other(heard, drains))));
+    all
+}
+
 /// Every region that this gateway knows, its own first.
 #[utoipa::path(get, path = "/v1/regions", tag = "lookups",
     responses((status = 200, description = "all that are known", body = schema::RegionList)))]
@@ -101,10 +122,9 @@ pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Resu
     require_ready(&region)?;
     require_reader(&region, &headers)?;
     let rules = region.directory.rules();
-    let others = region.directory.currency.others();
-    let items: Vec<Value> = std::iter::once(own(&region, &rules.drains))
-        .chain(others.iter().map(|o| other(o, &rules.drains)))
-        .collect();
+    let others = others(&region, &rules.drains);
+    let items: Vec<Value> =
+        std::iter::once(own(&region, &rules.drains)).chain(others.into_values()).collect();
     let index = region.directory.currency.index();
     Ok(axum::Json(json!({ "items": items, "index": index })).into_response())
 }
@@ -124,9 +144,8 @@ pub async fn get(
     if name == region.name {
         return Ok(axum::Json(own(&region, &rules.drains)).into_response());
     }
-    let others = region.directory.currency.others();
-    match others.iter().find(|o| o.name == name) {
-        Some(found) => Ok(axum::Json(other(found, &rules.drains)).into_response()),
+    match others(&region, &rules.drains).remove(&name) {
+        Some(found) => Ok(axum::Json(found).into_response()),
         None => Err(no_such_region(&region, &name)),
     }
 }
@@ -139,10 +158,11 @@ fn require_reader(region: &Region, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn no_such_region(region: &Region, name: &RegionName) -> Problem {
-    let known: Vec<String> = region.directory.currency.others().iter().map(|o| o.name.to_string()).collect();
+    let rules = region.directory.rules();
+    let known: Vec<String> = others(region, &rules.drains).into_keys().map(|name| name.to_string()).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let detail = format!(
-        "no region {name} is known here; this is {}, and it has heard of: {known}. [federation] names a region's peers",
+        "no region {name} is known here; this is {}, and it knows of: {known}. [federation] names a region's peers",
         region.name
     );
     Problem::new(StatusCode::NOT_FOUND, "no-such-region", detail)
@@ -198,11 +218,15 @@ fn target_of(region: &Region, name: &str, query: Option<&str>) -> Result<(Draine
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no-such-zone", detail));
         }
     } else {
-        let others = region.directory.currency.others();
-        let Some(other) = others.iter().find(|o| o.name == name) else {
+        let heard = region.directory.currency.others();
+        let heard = heard.iter().find(|other| other.name == name);
+        let rules = region.directory.rules();
+        // What is drained can be given back, whoever was heard of since.
+        let named = region.peers.contains(&name) || rules.drains.keys().any(|(drained, _)| *drained == name);
+        if heard.is_none() && !named {
             return Err(no_such_region(region, &name));
-        };
-        let told = other.page().map(|page| page.zones.clone()).unwrap_or_default();
+        }
+        let told = heard.and_then(|other| other.page()).map(|page| page.zones.clone()).unwrap_or_default();
         if let Some(zone) = zone.as_ref().filter(|zone| !told.contains(*zone)) {
             let known = list(&mut told.iter());
             warning = Some(format!(

@@ -228,7 +228,7 @@ pub(super) fn tagged(problem: Problem) -> Response {
     responses((status = 200, description = "the answer, with an ETag over the whole plan; as text/event-stream the answers as they change",
          content((schema::Lookup = "application/json"), (String = "text/event-stream"))), (status = 304, description = "unchanged"),
         (status = 404, description = "no-such-service", body = Problem),
-        (status = 503, description = "none-registered, none-healthy, refused-by-policy, too-stale, not-ready, index-behind", body = Problem)))]
+        (status = 503, description = "none-registered, none-healthy, refused-by-policy, region-unreachable, too-stale, not-ready, index-behind", body = Problem)))]
 pub async fn resolve(
     State(region): State<Arc<Region>>,
     Path(service): Path<String>,

@@ -198,11 +198,12 @@ async fn upgraded<T>(
 /// Keeps one watch going until its receiver or the registry is gone.
 async fn follow(asks: mpsc::WeakSender<Ask>, mut known: Option<Known>, events: mpsc::Sender<Event>) {
     loop {
+        let asked = Instant::now();
         match upgraded(&asks, |reply| Ask::Subscribe(known, reply)).await {
             Ok(subscription) => {
                 known =
                     Some(Known { incarnation: subscription.incarnation, revision: subscription.revision });
-                if deliver(&asks, subscription, &mut known, &events).await.is_none() {
+                if deliver(&asks, subscription, asked, &mut known, &events).await.is_none() {
                     return;
                 }
             }
@@ -222,13 +223,14 @@ async fn follow(asks: mpsc::WeakSender<Ask>, mut known: Option<Known>, events: m
 async fn deliver(
     asks: &mpsc::WeakSender<Ask>,
     subscription: Subscription,
+    asked: Instant,
     known: &mut Option<Known>,
     events: &mpsc::Sender<Event>,
 ) -> Option<()> {
     let Subscription { incarnation, revision, records, mut notes } = subscription;
     let mut position = revision;
-    events.send(Event::Reset { incarnation, revision, records }).await.ok()?;
-    let mut probes = tokio::time::interval_at(Instant::now() + PROBE_INTERVAL, PROBE_INTERVAL);
+    events.send(Event::Reset { incarnation, revision, records, asked: asked.into_std() }).await.ok()?;
+    let mut probes = tokio::time::interval(PROBE_INTERVAL);
     probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let mut proven = None;

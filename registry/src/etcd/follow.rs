@@ -178,7 +178,7 @@ impl Follower {
 
     /// Reads everything aside and hands it on at once.
     async fn reset(&mut self, incarnation: Incarnation) -> Result<Revision, End> {
-        let Listing { revision, records, view } = relist::relist(&self.shared).await?;
+        let Listing { revision, records, view, asked } = relist::relist(&self.shared).await?;
         self.shared.stats.relists.add(1);
         let listed = records.iter().find(|record| record.key == Key::Incarnation);
         if listed.is_none_or(|record| !is_incarnation(&record.value, incarnation)) {
@@ -187,7 +187,7 @@ impl Follower {
         let landmark = records.iter().max_by_key(|record| record.modified);
         let landmark = landmark.map(|record| (record.key.clone(), record.modified));
         let known = Known { incarnation, revision };
-        self.send(Event::Reset { incarnation, revision, records }).await?;
+        self.send(Event::Reset { incarnation, revision, records, asked }).await?;
         self.position = Some(Position { known, landmark, view });
         self.shared.learn(known);
         Ok(revision)

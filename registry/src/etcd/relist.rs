@@ -7,6 +7,7 @@ use crate::{Key, RegistryError, Revision, Stored};
 use etcd_client::{GetOptions, KeyValue};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Instant;
 
 /// Records in one answer: 100,000 take 0.34 s so, and no answer holds etcd up for long.
 const PAGE: i64 = 20_000;
@@ -46,12 +47,15 @@ pub(super) struct Listing {
     pub(super) revision: Revision,
     pub(super) records: Vec<Stored>,
     pub(super) view: View,
+    /// Before the first page was asked for, which is read linearizably and fixes the revision.
+    pub(super) asked: Instant,
 }
 
 /// Reads everything.
 pub(super) async fn relist(shared: &Shared) -> Result<Listing, RegistryError> {
     let mut round = 1;
     loop {
+        let asked = Instant::now();
         let mut records = Vec::new();
         let mut view = View::default();
         let outcome = pages(shared, None, false, |kv| {
@@ -62,7 +66,7 @@ pub(super) async fn relist(shared: &Shared) -> Result<Listing, RegistryError> {
         })
         .await;
         match outcome {
-            Ok(revision) => return Ok(Listing { revision, records, view }),
+            Ok(revision) => return Ok(Listing { revision, records, view, asked }),
             Err(e) if is_compacted(&e) && round < ROUNDS => round += 1,
             Err(e) => return Err(e),
         }

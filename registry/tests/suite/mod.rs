@@ -145,7 +145,8 @@ impl Watch {
             tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("no event").expect("watch ended");
         self.connected = !matches!(event, Event::Lost { .. });
         match &event {
-            Event::Reset { incarnation, revision, records } => {
+            Event::Reset { incarnation, revision, records, asked } => {
+                assert!(asked.elapsed() < PATIENCE, "asked {:?} ago", asked.elapsed());
                 assert!(*incarnation >= self.incarnation, "{incarnation} after {}", self.incarnation);
                 if *incarnation == self.incarnation {
                     assert!(*revision >= self.revision, "a state went back within an incarnation");

@@ -128,6 +128,8 @@ variable "federation" {
   type = object({
     listen = optional(string, "0.0.0.0:8510")
     status = optional(string, "127.0.0.1:8511")
+    # That status may be on an address that is not loopback: it has no TLS.
+    status_plaintext = optional(bool, false)
     tls = optional(object({
       certificate = optional(string, "/etc/meridian/tls/certificate.pem")
       key         = optional(string, "/etc/meridian/tls/key.pem")

@@ -11,6 +11,7 @@
 )]
 
 mod clients;
+mod demo;
 mod disk;
 mod distance;
 mod drains;
@@ -25,21 +26,17 @@ mod propagation;
 mod publisher;
 mod random;
 mod restoration;
+mod unheard;
 mod world;
 
 use std::time::Duration;
+use world::{HEALED, RAMPED};
 
 /// What two busy cores may add to a bound of seconds.
 const SLACK: Duration = Duration::from_millis(1_000);
 
 /// Time between two lookups of one stream of a load.
 const PACE: Duration = Duration::from_millis(20);
-
-/// After a fault, everything is as it should be within this (DESIGN 8).
-const HEALED: Duration = Duration::from_secs(10);
-
-/// A region that was stale or drained proves itself for 5 s and gets its traffic back in 5 steps of 4 s.
-const RAMPED: Duration = Duration::from_secs(5 + 5 * 4 + 1);
 
 /// A fault shorter than the 30 s after which a region is stale.
 const SHORT: Duration = Duration::from_secs(12);

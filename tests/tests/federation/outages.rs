@@ -1,8 +1,9 @@
 //! A whole region dies, with its processes or with its power, or its federation node stands still, or all that stands
 //! behind the gateways restarts at once; all come back.
 
-use crate::world::{AP, EU, Fleet, Loads, REGIONS, Region, TTL, US, World, grow_old};
-use crate::{CATALOG, HEALED, ORDERS, RAMPED, SHORT, SLACK};
+use crate::partitions::{cut_both_ways, cut_off_from_being_heard, isolated};
+use crate::world::{AP, EU, Fleet, Loads, REGIONS, Region, TTL, US, World, grow_old, returned};
+use crate::{CATALOG, HEALED, LONG, ORDERS, RAMPED, SHORT, SLACK};
 use meridian_tests::patience::until;
 use std::time::{Duration, Instant};
 
@@ -66,34 +67,40 @@ async fn paused(span: Duration) {
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
     world.regions[AP].node.pause();
-    grow_old(&world, &[(EU, AP), (US, AP), (AP, EU), (AP, US)], span).await;
+    let severed = [(EU, AP), (US, AP), (AP, EU), (AP, US)];
+    grow_old(&world, &severed, span).await;
     // Its region goes on without it, also where leases would have ended.
     assert!(span > Duration::from_secs(2 * TTL));
     assert!(world.share(AP, ORDERS, AP).await > 1.0 - 1e-9, "its own lookups left {}", REGIONS[AP]);
 
-    let began = Instant::now();
     world.regions[AP].node.resume();
-    let fresh = world
-        .all_show("all are fresh again", HEALED + SLACK, |shown| {
-            shown["freshness"] == "fresh" && shown["reachable"] == true
-        })
-        .await;
-    world.settled("all have their traffic again", RAMPED + SLACK).await;
-    println!("continued: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+    returned(&world, &severed, span).await;
     loads.check();
 }
 
-/// Every registry and every federation node is killed; gateways are alone with what they know.
+/// Every registry and every federation node is killed; gateways are alone with what they know. They are restarted too while
+/// they are, one after the other, and have nothing but their disks then.
 async fn restarted(span: Duration) {
     let mut world = World::apart().await;
     let fleet = Fleet::start(&world).await;
-    let loads = Loads::all(&world);
+    let mut loads = Loads::all(&world);
+    for at in 0..REGIONS.len() {
+        world.all_is_on_disk(at).await;
+    }
     for region in &mut world.regions {
         region.node.kill();
         region.etcd.kill();
     }
     let pairs = [(AP, EU), (EU, US), (US, AP)];
     grow_old(&world, &pairs, span).await;
+    for at in 0..REGIONS.len() {
+        // Whoever asked it meanwhile would ask nobody.
+        let restart = async |region: &mut Region| {
+            region.gateway.kill();
+            region.gateway.start().await;
+        };
+        loads.without(&mut world, at, restart).await;
+    }
 
     let began = Instant::now();
     let [ap, eu, us] = &mut world.regions[..] else { panic!("three regions") };
@@ -132,14 +139,16 @@ async fn the_others_go_on_without_a_region_that_lost_its_power() {
     ended(End::Unpowered, SHORT).await;
 }
 
+/// A region that is cut off, one that is not heard, and one whose federation node stands still, each in a world of its own and
+/// for longer than it takes to be called stale: it comes back in steps. At once, since all of it is waiting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_federation_node_that_stood_still_is_current_again() {
-    paused(SHORT).await;
+async fn a_region_that_is_silent_grows_stale_and_comes_back_in_steps() {
+    tokio::join!(isolated(LONG, cut_both_ways), isolated(LONG, cut_off_from_being_heard), paused(LONG));
 }
 
 /// Faults that last longer than a region takes to be called stale.
 mod long {
-    use super::{End, ended, paused, restarted};
+    use super::{End, ended, restarted};
     use crate::LONG;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,10 +164,5 @@ mod long {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_others_go_on_without_a_region_that_lost_its_power() {
         ended(End::Unpowered, LONG).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_federation_node_that_stood_still_is_current_again() {
-        paused(LONG).await;
     }
 }

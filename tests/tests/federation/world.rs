@@ -35,6 +35,15 @@ pub(crate) const TTL: u64 = 3;
 /// Longest that three regions may take to know each other after their start.
 const MEETING: Duration = Duration::from_secs(30);
 
+/// After a fault, everything is as it should be within this (DESIGN 8).
+pub(crate) const HEALED: Duration = Duration::from_secs(10);
+
+/// A region that was stale or drained proves itself for 5 s and gets its traffic back in 5 steps of 4 s.
+pub(crate) const RAMPED: Duration = Duration::from_secs(5 + 5 * 4 + 1);
+
+/// A further gateway of a region has a certificate of this name.
+const SECOND_GATEWAY: &str = "second";
+
 /// A region's etcd, by where it runs.
 pub(crate) enum Registry {
     Loopback(RealEtcd),
@@ -120,7 +129,7 @@ pub(crate) struct World {
     pub(crate) regions: Vec<Region>,
     pub(crate) place: Place,
     issuer: Issuer,
-    _certificates: TempDir,
+    certificates: TempDir,
 }
 
 /// The zones of a region; each holds one instance of a service, of the same name.
@@ -154,7 +163,9 @@ pub(crate) fn certificates() -> TempDir {
     let authority = Authority::new("tests", lifetime).unwrap();
     write("ca.pem".to_owned(), authority.certificate());
     for region in REGIONS {
-        for (station, word) in [(Station::Node, "node"), (Station::Gateway, "gateway")] {
+        for (station, word) in
+            [(Station::Node, "node"), (Station::Gateway, "gateway"), (Station::Gateway, SECOND_GATEWAY)]
+        {
             let name = PeerName {
                 domain: "tests.meridian".into(),
                 region: region.parse().unwrap(),
@@ -208,10 +219,23 @@ impl World {
         for (at, region) in regions.iter().enumerate() {
             place.found(at, region.node.address());
         }
-        let world = Self { regions, place, issuer, _certificates: certificates };
+        let world = Self { regions, place, issuer, certificates };
         let took = world.settled("the regions meet", MEETING).await;
         println!("the regions know each other {took:?} after the last has started");
         world
+    }
+
+    /// Another gateway of a region, which refuses what other regions told when nothing proved it for `max_age`.
+    pub(crate) async fn impatient(&self, at: usize, max_age: Duration) -> GatewayProcess {
+        let region = &self.regions[at];
+        let tls = tls(self.certificates.path(), &format!("{}-{SECOND_GATEWAY}", REGIONS[at]));
+        GatewayProcess::of(REGIONS[at], &zones(at), &self.issuer, etcd(&region.etcd.endpoints()))
+            .at(&self.place.home(at))
+            .with("federation", "nodes", vec![format!("https://{}", region.node.address())])
+            .with("federation", "tls", tls)
+            .with("lookups", "max_remote_age", format!("{}s", max_age.as_secs()))
+            .started()
+            .await
     }
 
     pub(crate) fn address(&self, at: usize) -> SocketAddr {
@@ -224,15 +248,15 @@ impl World {
         let elsewhere = if at == EU { US } else { EU };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() * 1_000.0;
         // A save may have begun before the latest news. Whatever the first of these two found known is in the second.
-        for news in ["news-1", "news-2"] {
+        for news in [1, 2].map(|n| format!("news-{n}-of-{}", REGIONS[at])) {
             let saves = figures::one(&client, "meridian_federation_saves_total").await;
             let _ = self
-                .owner(elsewhere, news)
-                .register(news, "n", &registration(&zones(elsewhere)[0], 1))
+                .owner(elsewhere, &news)
+                .register(&news, "n", &registration(&zones(elsewhere)[0], 1))
                 .await
                 .expect(201);
             until("other regions are on disk", Duration::from_secs(10), async || {
-                client.resolve(news, "").await.status == 200
+                client.resolve(&news, "").await.status == 200
                     && figures::one(&client, "meridian_federation_saves_total").await > saves
             })
             .await;
@@ -333,6 +357,30 @@ impl World {
         .await
     }
 
+    /// The same; the regions of `pairs`, second of each, must have been given their traffic back in steps on the way.
+    pub(crate) async fn settled_in_steps(&self, pairs: &[(usize, usize)], within: Duration) -> Duration {
+        let mut least: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+        let took = until("all have their traffic again", within, async || {
+            let mut settled = true;
+            for at in 0..REGIONS.len() {
+                let shown = self.shown(at).await;
+                for (of, name) in REGIONS.iter().enumerate() {
+                    let ramp = shown[*name]["ramp"].as_u64().unwrap_or(0);
+                    let known = least.entry((at, of)).or_insert(ramp);
+                    *known = ramp.min(*known);
+                    settled &= ramp == 1_000 && shown[*name]["freshness"] == "fresh";
+                }
+            }
+            settled
+        })
+        .await;
+        for (at, of) in pairs {
+            let least = least[&(*at, *of)];
+            assert!(least < 1_000, "{} gave {} all traffic at once", REGIONS[*at], REGIONS[*of]);
+        }
+        took
+    }
+
     /// Which part of a region's lookups of a service is answered from `from`, by the plan in force.
     pub(crate) async fn share(&self, at: usize, service: &str, from: usize) -> f64 {
         let answer = self.client(at).resolve(service, "?n=all").await;
@@ -391,6 +439,23 @@ impl Loads {
         &self.0.iter().find(|(what, _)| *what == (at, service)).unwrap().1
     }
 
+    /// Ends those at one gateway, of which none may have failed, and starts them again after what is done to it.
+    pub(crate) async fn without(
+        &mut self,
+        world: &mut World,
+        at: usize,
+        done: impl AsyncFnOnce(&mut Region),
+    ) {
+        let (ended, rest) =
+            std::mem::take(&mut self.0).into_iter().partition(|((where_, _), _)| *where_ == at);
+        let ended = Self(ended);
+        let what: Vec<(usize, &'static str)> = ended.0.iter().map(|(what, _)| *what).collect();
+        ended.check();
+        done(&mut world.regions[at]).await;
+        self.0 = rest;
+        self.0.extend(Self::start(world, &what).0);
+    }
+
     /// Ends them; none of their lookups may have failed.
     pub(crate) fn check(self) {
         let mut lookups = 0;
@@ -410,6 +475,9 @@ impl Loads {
 /// What the contract says of freshness as time goes by without news: at which age a region is called so.
 pub(crate) const SUSPECT_AT: Duration = Duration::from_secs(5);
 pub(crate) const STALE_AT: Duration = Duration::from_secs(30);
+/// How old what is fresh may be when a silence begins: the registry's proof and the node's telling of it, a second each for the
+/// beats of the next node and of its gateway, and their ways.
+const BEATEN: Duration = Duration::from_millis(1_000 + 2 * 1_000 + 500);
 
 /// How certain regions are shown to others, looked at again and again.
 pub(crate) async fn observe(
@@ -428,6 +496,18 @@ pub(crate) async fn observe(
     }
 }
 
+/// Waits until all are fresh and reachable again after a silence of `span` between `pairs`, and have their traffic; where the
+/// silence was long, that comes back in steps.
+pub(crate) async fn returned(world: &World, pairs: &[(usize, usize)], span: Duration) {
+    let began = std::time::Instant::now();
+    let fresh = world.all_show("all are fresh again", HEALED + SLACK, |shown| {
+        shown["freshness"] == "fresh" && shown["reachable"] == true
+    });
+    let steps = if span > STALE_AT { pairs } else { &[] };
+    let (fresh, _) = tokio::join!(fresh, world.settled_in_steps(steps, HEALED + RAMPED + 2 * SLACK));
+    println!("healed: fresh after {fresh:?}, all traffic after {:?}", began.elapsed());
+}
+
 /// When each pair was first shown in each word, checked against what the contract says for a silence of `span`.
 pub(crate) async fn grow_old(world: &World, pairs: &[(usize, usize)], span: Duration) {
     let mut seen: BTreeMap<(usize, usize, String), Duration> = BTreeMap::new();
@@ -440,10 +520,13 @@ pub(crate) async fn grow_old(world: &World, pairs: &[(usize, usize)], span: Dura
         let first = |word: &str| seen.get(&(*at, *of, word.to_owned())).copied();
         let (suspect, stale) = (first("suspect"), first("stale"));
         println!("{} shows {}: suspect after {suspect:?}, stale after {stale:?}", REGIONS[*at], REGIONS[*of]);
-        let within = |when: Option<Duration>, bound: Duration| when.is_some_and(|when| when <= bound + SLACK);
-        assert!(within(suspect, SUSPECT_AT), "{} is not suspect in time: {seen:?}", REGIONS[*of]);
+        // What was proven last may be a while ago when the silence begins, and no longer.
+        let within = |when: Option<Duration>, bound: Duration| {
+            when.is_some_and(|when| when <= bound + SLACK && when + BEATEN >= bound)
+        };
+        assert!(within(suspect, SUSPECT_AT), "{} is suspect too late or too early: {seen:?}", REGIONS[*of]);
         if span > STALE_AT {
-            assert!(within(stale, STALE_AT), "{} is not stale in time: {seen:?}", REGIONS[*of]);
+            assert!(within(stale, STALE_AT), "{} is stale too late or too early: {seen:?}", REGIONS[*of]);
         } else {
             assert_eq!(stale, None, "{} is called stale too early: {seen:?}", REGIONS[*of]);
         }
