@@ -348,10 +348,10 @@ async fn an_activation_is_predicted_with_what_stands_in_for_it() {
     let only_b = json!({ "test-1b": 1.0 });
     let (service, outcome, places) = outcomes(&all.json, 0);
     assert_eq!((service, outcome, places), (json!(SERVICE), vec![json!("ok"); 2], vec![only_b; 2]));
-    // The first binding of a service remembers nothing; that of a service which had one remembers that.
-    for (at, name, wanted) in [(1, "trap-api", "fallback"), (2, "trap-bound", "last-good")] {
+    // A service's first binding remembers what answered without it; that of a service which had one remembers that.
+    for (at, name) in [(1, "trap-api"), (2, "trap-bound")] {
         let (service, outcome, _) = outcomes(&all.json, at);
-        assert_eq!((service, outcome), (json!(name), vec![json!(wanted); 2]), "{}", all.json);
+        assert_eq!((service, outcome), (json!(name), vec![json!("last-good"); 2]), "{}", all.json);
         let reason = all["services"][at]["callers"][0]["after"]["reason"].as_str().unwrap();
         assert!(reason.contains("trap"), "{reason}");
     }
@@ -374,7 +374,8 @@ async fn an_activation_is_predicted_with_what_stands_in_for_it() {
         let _ = owner.patch(&path, &json!({ "status": "unhealthy" })).await.expect(200);
     }
     let left = simulated(json!({ "service": SERVICE })).await;
-    assert_eq!(left["services"][0]["callers"][0]["after"]["nothingEligible"], 1.0, "{}", left.json);
+    let native = left["services"][0]["callers"][0]["after"]["nothingEligible"].as_f64();
+    assert!(native.is_some_and(|part| part > 0.999), "{}", left.json);
 
     // All of them, page by page.
     let (mut names, mut next) = (Vec::new(), Value::Null);
