@@ -318,7 +318,7 @@ impl Clerk {
 
     fn enqueue(&mut self, slot: u32, first: bool) {
         let Some(entry) = self.services.get_mut(&slot) else { return };
-        let name = lane_of(&self.library, &entry.latest.binding);
+        let name = LaneName::of(&self.library, &entry.latest.binding);
         match entry.building {
             Some(build) if build.lane == name => {
                 entry.dirty = true;
@@ -554,8 +554,13 @@ impl Clerk {
         let whole = faults.iter().map(|(bound, fault)| (bound, fault));
         let nobody =
             of_callers.iter().map(|(bound, _, fault)| (bound, fault)).filter(|(bound, _)| !ran(bound));
+        // However many callers it failed for, a preparation is one fault of a version.
+        let mut suspected: Vec<&Bound> = Vec::new();
         for (bound, fault) in whole.chain(nobody).filter(|(_, fault)| fault.ends_instance()) {
-            self.suspect(slot, bound, fault, now);
+            if !suspected.contains(&bound) {
+                suspected.push(bound);
+                self.suspect(slot, bound, fault, now);
+            }
         }
         let Some(entry) = self.services.get_mut(&slot) else { return };
         entry.building = None;
@@ -642,8 +647,8 @@ impl Clerk {
             let _ = question.answer.send((view, plan));
             return;
         }
-        let name = lane_of(&self.library, &question.snapshot.binding)
-            .max(canary_lane(&self.library, &question.snapshot.binding));
+        let name = LaneName::of(&self.library, &question.snapshot.binding)
+            .max(LaneName::of_canary(&self.library, &question.snapshot.binding));
         if let Some(lane) = self.lane_mut(name) {
             lane.questions.push(question);
         }
@@ -711,33 +716,5 @@ impl Clerk {
 impl Drop for Clerk {
     fn drop(&mut self) {
         self.shadows.end();
-    }
-}
-
-/// Where a binding's active version is prepared. A slow former version is prepared along with it, so it counts too.
-fn lane_of(library: &Library, binding: &Effective) -> LaneName {
-    let runs = binding.disabled.is_none();
-    let active = if runs { lane_of_version(library, &binding.active.version) } else { LaneName::House };
-    if active == LaneName::House && binding.activation.soaked && runs {
-        return active;
-    }
-    let formers = binding.last_good.iter().map(|former| lane_of_version(library, &former.version));
-    formers.fold(active, LaneName::max)
-}
-
-pub(crate) fn canary_lane(library: &Library, binding: &Effective) -> LaneName {
-    binding
-        .candidate
-        .as_ref()
-        .filter(|c| c.threshold() > 0)
-        .map_or(LaneName::House, |c| lane_of_version(library, &c.bound.version))
-}
-
-fn lane_of_version(library: &Library, version: &PolicyVersion) -> LaneName {
-    match library.get(version) {
-        Some(compiled) if compiled.is_standard() => LaneName::House,
-        Some(compiled) if compiled.is_slow() => LaneName::Slow,
-        Some(_) => LaneName::Quick,
-        None => LaneName::House,
     }
 }

@@ -2,6 +2,9 @@
 //! none of them starves another, and among questions one of each service, so that no service starves another.
 
 use crate::clerk::{Evaluate, Job};
+use crate::library::Library;
+use meridian_model::binding::Effective;
+use meridian_model::names::PolicyVersion;
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::Sender;
 
@@ -19,6 +22,32 @@ pub(crate) enum LaneName {
 
 impl LaneName {
     pub(crate) const ALL: [Self; 3] = [Self::House, Self::Quick, Self::Slow];
+
+    /// Where a binding's active version is prepared. A slow former version is prepared along with it, so it counts too.
+    pub(crate) fn of(library: &Library, binding: &Effective) -> Self {
+        let runs = binding.disabled.is_none();
+        let active = if runs { Self::of_version(library, &binding.active.version) } else { Self::House };
+        if active == Self::House && binding.activation.soaked && runs {
+            return active;
+        }
+        let formers = binding.last_good.iter().map(|former| Self::of_version(library, &former.version));
+        formers.fold(active, Self::max)
+    }
+
+    /// Where its canary is, if it has one.
+    pub(crate) fn of_canary(library: &Library, binding: &Effective) -> Self {
+        let canary = binding.candidate.as_ref().filter(|candidate| candidate.threshold() > 0);
+        canary.map_or(Self::House, |canary| Self::of_version(library, &canary.bound.version))
+    }
+
+    fn of_version(library: &Library, version: &PolicyVersion) -> Self {
+        match library.get(version) {
+            Some(compiled) if compiled.is_standard() => Self::House,
+            Some(compiled) if compiled.is_slow() => Self::Slow,
+            Some(_) => Self::Quick,
+            None => Self::House,
+        }
+    }
 }
 
 /// What a preparer is asked for.

@@ -2,8 +2,9 @@
 
 use crate::callers::{CallerId, Known};
 use crate::canary::Split;
-use crate::clerk::{Clerk, Group, Job, canary_lane};
+use crate::clerk::{Clerk, Group, Job};
 use crate::inbox::{CanaryParcel, News};
+use crate::lane::LaneName;
 use crate::observation::{Book, Watched};
 use crate::preparation::{Canary, CanaryOrder};
 use crate::shadow;
@@ -66,7 +67,7 @@ impl Clerk {
         }
         match candidate.stage {
             Stage::Canary if candidate.threshold() > 0 => {
-                let name = canary_lane(&self.library, binding);
+                let name = LaneName::of_canary(&self.library, binding);
                 if let Some(lane) = self.lane_mut(name) {
                     lane.push_canary(slot);
                 }

@@ -221,7 +221,8 @@ async fn a_config_is_tried_on_the_corpus_before_it_is_bound() {
     let host = host();
     let counts = "(return (i32.rem_u (global.get $calls) (i32.const 2)))";
     for (guest, check, said) in [
-        (Guest::to_endpoint(0), None, ""),
+        (Guest { armed_answer: Some(vec![(10_000, vec![])]), ..Guest::to_endpoint(0) }, None, ""),
+        (Guest::to_endpoint(0), Some("corpus"), "does not exist"),
         (Guest { open: REFUSE.into(), ..Guest::to_endpoint(0) }, None, "open: not today :("),
         (Guest { route: TRAP.into(), ..Guest::to_endpoint(0) }, Some("corpus"), "trap"),
         (Guest { admit: LOOP.into(), ..Guest::to_endpoint(0) }, Some("corpus"), "fuel"),
