@@ -447,7 +447,7 @@ mod tests {
         let mut binding = former.bind(bound("faulty"), Terms::default(), UnixMillis(1_000));
         let (mut here, mut there) = (Gateway::called("here"), Gateway::called("there"));
         // One failure in 50 s, and a soak of 60 s.
-        for faults in 1..10 {
+        for faults in 1..8 {
             let now = 1_000 + faults * 50_000;
             let kind = there.looks(&mut binding, now, faults, 0);
             assert_eq!(kind, Some(Kind::ReportActive(faults)), "failure {faults}");
@@ -455,7 +455,7 @@ mod tests {
             assert_eq!(there.looks(&mut binding, now + 10_000, faults, 100), None, "it is told once");
             assert_eq!(here.looks(&mut binding, now + 49_000, 0, 1_000), None, "failure {faults}");
         }
-        let kind = there.looks(&mut binding, 501_000, 10, 0);
+        let kind = there.looks(&mut binding, 401_000, 8, 0);
         assert_eq!((kind, binding.active), (Some(Kind::RollBack(Cause::Faults)), bound("former")));
     }
 

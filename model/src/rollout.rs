@@ -205,8 +205,8 @@ pub struct Settings {
     pub min_lookups: u64,
 }
 
-/// See [`Settings::max_faults`].
-pub const PATIENCE: u64 = 5;
+/// See [`Settings::max_faults`]. With those that are under way when it is used up, no version fails more than ten times.
+pub const PATIENCE: u64 = 4;
 
 impl Default for Settings {
     fn default() -> Self {

@@ -16,9 +16,8 @@ use crate::preparation::{Banned, Batch, Canary, CanaryOrder, Order, Parcel, Prep
 use crate::quarantine::Quarantine;
 use crate::shadow::{self, Log, Showed};
 use crate::stats::Counters;
-use crate::view::{Outcome, View};
-use crate::worker::is_of;
-use meridian_model::binding::{Bound, Effective};
+use crate::view::View;
+use meridian_model::binding::Bound;
 use meridian_model::contrast::Contrast;
 use meridian_model::names::PolicyVersion;
 use meridian_model::snapshot::Snapshot;
@@ -316,7 +315,7 @@ impl Clerk {
         self.enqueue(slot, true);
     }
 
-    fn enqueue(&mut self, slot: u32, first: bool) {
+    pub(crate) fn enqueue(&mut self, slot: u32, first: bool) {
         let Some(entry) = self.services.get_mut(&slot) else { return };
         let name = LaneName::of(&self.library, &entry.latest.binding);
         match entry.building {
@@ -452,32 +451,6 @@ impl Clerk {
         Some(Order { ticket, snapshot: Arc::clone(&entry.latest), callers: entry.callers.clone(), banned })
     }
 
-    /// The policies of a binding that rest whatever they are bound to, and until when.
-    fn quarantined(&self, binding: &Effective, now: Instant) -> impl Iterator<Item = (Instant, Banned)> {
-        binding.versions().filter_map(move |bound| {
-            let (until, fault) = self.quarantine.rests(bound, now)?;
-            Some((until, Banned { bound: bound.clone(), caller: None, fault: fault.clone() }))
-        })
-    }
-
-    /// An uploaded policy failed at a service as a whole: if it does so everywhere, it rests everywhere.
-    pub(crate) fn suspect(&mut self, slot: u32, bound: &Bound, fault: &Fault, now: Instant) {
-        if self.library.get(&bound.version).is_none_or(|compiled| compiled.is_standard()) {
-            return;
-        }
-        let works = |failed: &HashSet<u32>| {
-            let ran = |view: &Arc<View>| view.outcome == Outcome::Ok && is_of(view, bound);
-            let works = |(slot, entry): &(&u32, &Entry)| {
-                !failed.contains(slot) && entry.built.as_ref().is_some_and(|b| b.views.values().any(ran))
-            };
-            self.services.iter().filter(works).count()
-        };
-        if let Some(pause) = self.quarantine.failed(bound, slot, fault, now, works) {
-            let Bound { policy, version, .. } = bound;
-            tracing::warn!(%policy, %version, %fault, ?pause, "a policy fails everywhere: it rests on this gateway");
-        }
-    }
-
     fn prepared(&mut self, batch: Batch, workers: &[usize], took: Duration, now: Instant) {
         let Batch { parcels, prepared, row_bytes, faults } = batch;
         let counters = Arc::clone(&self.counters);
@@ -539,9 +512,7 @@ impl Clerk {
         if let Some((_, view)) = views.first() {
             self.observe(slot, &view.snapshot, watched);
         }
-        if let Some(book) = self.books.get_mut(&slot) {
-            of_callers.iter().for_each(|(bound, _, fault)| book.failed(bound, fault));
-        }
+        self.blame(slot, &faults, &of_callers, &views, now);
         let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
@@ -549,19 +520,6 @@ impl Clerk {
             }
         }
         let mut retry = Vec::new();
-        let ran =
-            |bound: &Bound| views.iter().any(|(_, view)| view.outcome == Outcome::Ok && is_of(view, bound));
-        let whole = faults.iter().map(|(bound, fault)| (bound, fault));
-        let nobody =
-            of_callers.iter().map(|(bound, _, fault)| (bound, fault)).filter(|(bound, _)| !ran(bound));
-        // However many callers it failed for, a preparation is one fault of a version.
-        let mut suspected: Vec<&Bound> = Vec::new();
-        for (bound, fault) in whole.chain(nobody).filter(|(_, fault)| fault.ends_instance()) {
-            if !suspected.contains(&bound) {
-                suspected.push(bound);
-                self.suspect(slot, bound, fault, now);
-            }
-        }
         let Some(entry) = self.services.get_mut(&slot) else { return };
         entry.building = None;
         for (bound, caller, fault) in of_callers {
@@ -571,10 +529,6 @@ impl Clerk {
         }
         entry.missing.clear();
         for (bound, fault) in faults {
-            // One that has not come yet has not failed.
-            if let Some(book) = self.books.get_mut(&slot).filter(|_| fault.kind != FaultKind::Missing) {
-                book.failed(&bound, &fault);
-            }
             match fault.kind {
                 FaultKind::Missing => entry.missing.push(bound.version),
                 _ if fault.ends_instance() => retry.push(entry.ban(bound, None, fault, now)),
@@ -604,30 +558,6 @@ impl Clerk {
         } else {
             self.stage(slot, now);
         }
-    }
-
-    fn failed(&mut self, slot: u32, culprit: Option<Bound>, fault: Fault, now: Instant) {
-        let Some(entry) = self.services.get_mut(&slot) else { return };
-        if let Some(bound) = culprit {
-            self.counters.fault(fault.kind);
-            if let Some(book) = self.books.get_mut(&slot) {
-                book.failed(&bound, &fault);
-            }
-            let candidate = entry.latest.binding.candidate.as_ref().is_some_and(|c| c.bound == bound);
-            let until = entry.ban(bound.clone(), None, fault.clone(), now);
-            // Whoever shared a cell with it has lost that cell too; of a candidate, nothing of the active version is lost.
-            let groups = entry.built.as_ref().map(|b| b.groups.clone()).unwrap_or_default();
-            self.suspect(slot, &bound, &fault, now);
-            if candidate {
-                self.stage_timers.push(Reverse((until, slot)));
-                return;
-            }
-            self.timers.push(Reverse((until, slot)));
-            let others: Vec<u32> =
-                groups.iter().filter_map(|g| self.groups.get(g)).flat_map(|g| &g.members).copied().collect();
-            others.into_iter().for_each(|other| self.enqueue(other, false));
-        }
-        self.enqueue(slot, true);
     }
 
     fn evaluate(&mut self, question: Evaluate) {

@@ -18,6 +18,7 @@
 //! Only this crate knows the engine; nothing of it is in the public interface.
 
 mod artefact;
+mod blame;
 mod callers;
 mod canary;
 mod carried;

@@ -90,8 +90,9 @@ pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Du
 /// service be prepared again, and so long that of many such callers fewer are tried each time.
 pub(crate) const CALLER_BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
-/// Faults after which an uploaded policy rests on this gateway whatever it is bound to, if it works nearly nowhere.
-pub(crate) const QUARANTINE_FAULTS: usize = 10;
+/// Faults after which an uploaded policy rests on this gateway whatever it is bound to, if it works nearly nowhere. With
+/// those that are under way by then, it fails ten times at most.
+pub(crate) const QUARANTINE_FAULTS: usize = 8;
 
 /// For how long, doubled each time up to the second value.
 pub(crate) const QUARANTINE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));

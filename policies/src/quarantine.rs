@@ -124,17 +124,17 @@ mod tests {
     #[test]
     fn what_fails_everywhere_rests_longer_each_time() {
         let (mut quarantine, mut now) = (Quarantine::default(), Instant::now());
-        assert_eq!(fail(&mut quarantine, 9, 0, now), None);
+        assert_eq!(fail(&mut quarantine, 7, 0, now), None);
         assert!(quarantine.rests(&bound(), now).is_none());
         for pause in [QUARANTINE.0, QUARANTINE.0 * 2, QUARANTINE.0 * 4] {
-            let times = if pause == QUARANTINE.0 { 1 } else { 10 };
+            let times = if pause == QUARANTINE.0 { 1 } else { 8 };
             assert_eq!(fail(&mut quarantine, times, 0, now), Some(pause));
             assert_eq!((quarantine.count(now), fail(&mut quarantine, 5, 0, now)), (1, None));
             now += pause;
             assert_eq!(quarantine.count(now), 0);
         }
         now += BACKOFF_FORGOTTEN * 2;
-        assert_eq!(fail(&mut quarantine, 10, 0, now), Some(QUARANTINE.0), "another trouble");
+        assert_eq!(fail(&mut quarantine, 8, 0, now), Some(QUARANTINE.0), "another trouble");
     }
 
     #[test]

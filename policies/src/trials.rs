@@ -127,9 +127,7 @@ impl Clerk {
             let Some(entry) = self.services.get_mut(&slot) else { return };
             let until = entry.ban(bound.clone(), None, fault.clone(), now);
             self.stage_timers.push(Reverse((until, slot)));
-            if fault.ends_instance() {
-                self.suspect(slot, &bound, &fault, now);
-            }
+            self.suspect(slot, &bound, &fault, now);
         }
         let Some(split) = Split::of(&order.snapshot) else { return };
         let Some(built) = self.services.get_mut(&slot).and_then(|entry| entry.built.as_mut()) else { return };

@@ -70,6 +70,8 @@ async fn a_trap_of_one_service_touches_no_other() {
 /// Takes some 20 ms to open.
 const BURN: &str = "(i32.store (i32.const 64) (i32.const 2000000))
     (loop $burn
+      (i64.store (i32.const 72)
+        (i64.div_u (i64.const -1) (i64.or (i64.load (i32.const 72)) (i64.const 65537))))
       (i32.store (i32.const 64) (i32.sub (i32.load (i32.const 64)) (i32.const 1)))
       (br_if $burn (i32.load (i32.const 64))))";
 

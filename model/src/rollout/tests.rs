@@ -151,8 +151,8 @@ fn faults_roll_back_whoever_answers() {
     let why = "2 faults, the last one trap".into();
     assert_eq!(judge(canary, &faults(2), &settings), Verdict::RollBack(Cause::Faults, why));
     let bound = Trial::Active { way: Way::Bound, age_millis: 0 };
-    assert_eq!(judge(bound, &faults(9), &settings), Verdict::Wait);
-    assert!(matches!(judge(bound, &faults(10), &settings), Verdict::RollBack(Cause::Faults, _)));
+    assert_eq!(judge(bound, &faults(7), &settings), Verdict::Wait);
+    assert!(matches!(judge(bound, &faults(8), &settings), Verdict::RollBack(Cause::Faults, _)));
     // A shadow answers nobody.
     assert_eq!(judge(Trial::Candidate(Stage::Shadow), &faults(99), &settings), Verdict::Wait);
 }
