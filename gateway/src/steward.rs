@@ -7,9 +7,10 @@
 use crate::clock;
 use crate::history::{Actor, Entry, value_of};
 use crate::region::Region;
+use futures::StreamExt;
 use meridian_model::binding::{Activation, Binding, Bound, Candidate, Source};
 use meridian_model::disabled::{Switches, why_not};
-use meridian_model::names::{GatewayId, Namespace, ServiceName};
+use meridian_model::names::{GatewayId, Namespace, ServiceKey, ServiceName};
 use meridian_model::rollout::{
     Cause, Evidence, Return, Settings, Trial, Verdict, is_to_be_told, judge, objection,
 };
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 /// Time between two looks. A roll-back takes effect within half a second of the failure that causes it.
 const EVERY: Duration = Duration::from_millis(200);
+/// Decisions of one look that are written at once.
+const WRITTEN_AT_ONCE: usize = 16;
 /// Services and examples that a diff shows, at most.
 const MAX_SHOWN: usize = 50;
 
@@ -62,6 +65,11 @@ impl StewardStats {
     }
 }
 
+/// Whether this is of the version that a sum is of, and of the same time.
+fn is_about(sum: Option<&(Bound, UnixMillis, Evidence)>, seen: &Seen) -> bool {
+    sum.is_some_and(|(bound, since, _)| *bound == seen.bound && *since == seen.since)
+}
+
 /// What was seen under one binding.
 #[derive(Debug, Default)]
 pub struct Sight {
@@ -85,11 +93,24 @@ impl Sight {
         (*bound == candidate.bound && *since == candidate.since).then_some(evidence)
     }
 
+    /// What was seen of the active version by service. A service that has not been prepared since the binding changed still
+    /// shows the version before, which says nothing of this one.
+    fn each_active(&self) -> impl Iterator<Item = (&ServiceKey, &Seen)> {
+        let each = self.services.iter().map(|o| (&o.service, &o.active));
+        each.filter(|(_, seen)| is_about(self.active.as_ref(), seen))
+    }
+
+    /// The same of the candidate.
+    fn each_candidate(&self) -> impl Iterator<Item = (&ServiceKey, &Seen)> {
+        let each = self.services.iter().filter_map(|o| Some((&o.service, o.candidate.as_ref()?)));
+        each.filter(|(_, seen)| is_about(self.candidate.as_ref(), seen))
+    }
+
     /// The services that the candidate would change most, for people and programs.
     #[must_use]
     pub fn services(&self) -> Vec<Value> {
-        let seen = self.services.iter().filter_map(|o| Some((&o.service, o.candidate.as_ref()?)));
-        let mut services: Vec<Value> = seen
+        let mut services: Vec<Value> = self
+            .each_candidate()
             .map(|(name, seen)| {
                 let mut service = render(&seen.evidence);
                 service["namespace"] = json!(name.namespace);
@@ -106,31 +127,30 @@ impl Sight {
     /// Lookups that it would have answered differently.
     #[must_use]
     pub fn examples(&self) -> Vec<Value> {
-        let seen = self.services.iter().filter_map(|observation| observation.candidate.as_ref());
-        seen.flat_map(|seen| &seen.examples).take(MAX_SHOWN).map(example).collect()
+        let seen = self.each_candidate().flat_map(|(_, seen)| &seen.examples);
+        seen.take(MAX_SHOWN).map(example).collect()
     }
 
     /// The worst verdict on a version: over all services together, then on each of them, since harm to one is little among
     /// many.
-    fn judge(
+    fn judge<'a>(
         &self,
         trial: Trial,
         whole: &Evidence,
-        of: impl Fn(&Observation) -> Option<&Seen>,
+        each: impl Iterator<Item = (&'a ServiceKey, &'a Seen)>,
         settings: &Settings,
     ) -> Verdict {
         let verdict = judge(trial, whole, settings);
         if matches!(verdict, Verdict::RollBack(..)) || self.services.len() < 2 {
             return verdict;
         }
-        let each = self.services.iter().filter_map(|observation| Some((observation, of(observation)?)));
-        let worst = each.filter_map(|(observation, seen)| match judge(trial, &seen.evidence, settings) {
+        let mut harmed = each.filter_map(|(service, seen)| match judge(trial, &seen.evidence, settings) {
             Verdict::RollBack(cause, why) => {
-                Some(Verdict::RollBack(cause, format_smolstr!("{}: {why}", observation.service)))
+                Some(Verdict::RollBack(cause, format_smolstr!("{service}: {why}")))
             }
             Verdict::Wait | Verdict::Good => None,
         });
-        worst.into_iter().next().unwrap_or(verdict)
+        harmed.next().unwrap_or(verdict)
     }
 
     /// What speaks against promoting this candidate, by what this gateway saw and what others reported.
@@ -143,23 +163,21 @@ impl Sight {
         if !candidate.fault.is_empty() {
             return Some(format!("it failed: {}", candidate.fault));
         }
-        let each = sight.into_iter().flat_map(|sight| &sight.services);
         // Of one service alone it need not have been asked often.
         let few = Settings { promote_lookups: 0, ..settings.clone() };
-        each.filter_map(|o| Some((o, o.candidate.as_ref()?)))
-            .find_map(|(o, seen)| Some(format!("{}: {}", o.service, objection(&seen.evidence, &few)?)))
+        let mut each = sight.into_iter().flat_map(Self::each_candidate);
+        each.find_map(|(service, seen)| Some(format!("{service}: {}", objection(&seen.evidence, &few)?)))
     }
 
     fn add(&mut self, observation: Observation) {
-        let sum =
-            |place: &mut Option<(Bound, UnixMillis, Evidence)>, seen: &meridian_policies::Seen| match place {
-                Some((bound, since, evidence)) if *bound == seen.bound && *since == seen.since => {
-                    evidence.add(&seen.evidence);
-                }
-                // A service that does not yet know the newest binding.
-                Some((_, since, _)) if *since > seen.since => {}
-                _ => *place = Some((seen.bound.clone(), seen.since, seen.evidence.clone())),
-            };
+        let sum = |place: &mut Option<(Bound, UnixMillis, Evidence)>, seen: &Seen| match place {
+            Some((bound, since, evidence)) if *bound == seen.bound && *since == seen.since => {
+                evidence.add(&seen.evidence);
+            }
+            // A service that does not yet know the newest binding.
+            Some((_, since, _)) if *since > seen.since => {}
+            _ => *place = Some((seen.bound.clone(), seen.since, seen.evidence.clone())),
+        };
         sum(&mut self.active, &observation.active);
         if let Some(candidate) = &observation.candidate {
             sum(&mut self.candidate, candidate);
@@ -263,7 +281,7 @@ impl Court<'_> {
         {
             let trial = Trial::Candidate(candidate.stage);
             if let Verdict::RollBack(cause, why) =
-                sight.judge(trial, evidence, |o| o.candidate.as_ref(), self.settings)
+                sight.judge(trial, evidence, sight.each_candidate(), self.settings)
             {
                 let after = binding.roll_back(Return::Good, may_run, self.now).ok()?;
                 let reason = format_smolstr!("candidate: {why}");
@@ -287,12 +305,14 @@ impl Court<'_> {
         let age = self.now.since(activation.since.max(activation.failed_at));
         let age_millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let trial = Trial::Active { way: activation.way, age_millis };
-        let verdict = sight.judge(trial, evidence, |o| Some(&o.active), self.settings);
+        let verdict = sight.judge(trial, evidence, sight.each_active(), self.settings);
         let soaks = verdict == Verdict::Good;
-        if let Verdict::RollBack(cause, reason) = verdict {
-            let after = binding.roll_back_active(Return::Good, may_run, self.now).ok()?;
+        if let Verdict::RollBack(cause, reason) = verdict
+            && let Ok(after) = binding.roll_back_active(Return::Good, may_run, self.now)
+        {
             return Some(Deed { kind: Kind::RollBack(cause), reason, after });
         }
+        // Where there is nothing to return to, at least nobody finds it good.
         // Before it is found to be good: whoever saw no failure must not find that over those that others saw.
         if is_to_be_told(activation, evidence, told, self.settings, self.now) {
             let (failed_at, fault) = (self.now, seen_here(evidence));
@@ -350,8 +370,9 @@ pub async fn run(region: Arc<Region>) {
         let sights = look(&region.host).await;
         stats.observed.store(sights.len() as u64, Ordering::Relaxed);
         told.retain(|place, _| sights.contains_key(place));
+        let rules = region.directory.rules();
+        let mut deeds = Vec::new();
         for (place, sight) in &sights {
-            let rules = region.directory.rules();
             let Some((binding, modified)) = rules.bindings.get(place) else { continue };
             let court = Court {
                 me: &region.me,
@@ -360,19 +381,35 @@ pub async fn run(region: Arc<Region>) {
                 now: clock::unix_now(),
             };
             let since = binding.activation.since;
-            let before = told.get(place).filter(|(of, _)| *of == since).map_or(0, |(_, told)| *told);
-            let Some(deed) = court.decide(binding, sight, before) else { continue };
-            if !write(&region, place, binding, *modified, &deed).await {
-                stats.unwritten.fetch_add(1, Ordering::Relaxed);
-                continue;
+            // Where counting began anew, as when a service came back, nothing of it was told.
+            let seen = sight.active_of(binding).map_or(0, |evidence| evidence.faults);
+            let before = told.get(place).filter(|(of, told)| *of == since && *told <= seen);
+            if let Some(deed) = court.decide(binding, sight, before.map_or(0, |(_, told)| *told)) {
+                deeds.push((place.clone(), Arc::clone(binding), *modified, deed));
             }
-            match deed.kind {
+            if before.is_none() {
+                told.remove(place);
+            }
+        }
+        // What does harm first, and none waits for the writing of all others.
+        deeds.sort_by_key(|(.., deed)| !matches!(deed.kind, Kind::RollBack(_)));
+        let writes = deeds.into_iter().map(|(place, binding, modified, deed)| {
+            let region = &region;
+            async move {
+                let written = write(region, &place, &binding, modified, &deed).await;
+                (place, binding.activation.since, deed.kind, written)
+            }
+        });
+        let mut writes = futures::stream::iter(writes).buffer_unordered(WRITTEN_AT_ONCE);
+        while let Some((place, since, kind, written)) = writes.next().await {
+            match kind {
+                _ if !written => drop(stats.unwritten.fetch_add(1, Ordering::Relaxed)),
                 Kind::RollBack(cause) => stats.count_rollback(cause),
                 Kind::Soak => drop(stats.soaked.fetch_add(1, Ordering::Relaxed)),
                 Kind::ReportCandidate => drop(stats.reported.fetch_add(1, Ordering::Relaxed)),
                 Kind::ReportActive(faults) => {
                     stats.reported.fetch_add(1, Ordering::Relaxed);
-                    told.insert(place.clone(), (since, faults));
+                    told.insert(place, (since, faults));
                 }
             }
         }
@@ -382,7 +419,8 @@ pub async fn run(region: Arc<Region>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meridian_model::names::{PolicyVersion, ServiceKey};
+    use meridian_model::binding::Stage;
+    use meridian_model::names::PolicyVersion;
     use meridian_model::rollout::Terms;
 
     fn bound(name: &str) -> Bound {
@@ -468,5 +506,45 @@ mod tests {
         assert_eq!(there.looks(&mut binding, 109_000, 1, 500), None);
         assert_eq!(there.looks(&mut binding, 110_000, 1, 500), Some(Kind::Soak));
         assert!(binding.activation.soaked);
+    }
+
+    /// Services that nobody looked up since the binding changed still show what came before.
+    #[test]
+    fn nobody_is_judged_by_what_an_earlier_version_did() {
+        let former = Binding::new(bound("former"), Terms::default(), UnixMillis(0)).soaked();
+        let candidate = |since| Candidate {
+            bound: bound("new"),
+            stage: Stage::Canary,
+            percent: 5.0,
+            since: UnixMillis(since),
+            fault: SmolStr::default(),
+        };
+        let of = |service: &str, since, faults| {
+            let evidence = Evidence { faults, last_fault: "trap".into(), ..Evidence::default() };
+            let seen = |bound, since| Seen { bound, since, evidence: evidence.clone(), examples: Vec::new() };
+            Observation {
+                service: ServiceKey::new("default".parse().unwrap(), service.parse().unwrap()),
+                source: Source::Namespace,
+                active: Seen { evidence: Evidence::default(), ..seen(bound("former"), UnixMillis(0)) },
+                candidate: Some(seen(bound("new"), UnixMillis(since))),
+            }
+        };
+        let binding = former.try_out(candidate(2_000), UnixMillis(2_000));
+        let settings = Settings { promote_lookups: 0, ..Settings::default() };
+        let (switches, me) = (Switches::default(), "here".parse().unwrap());
+        let court = Court { me: &me, settings: &settings, switches: &switches, now: UnixMillis(3_000) };
+        let sight = |faults: [u64; 2]| {
+            let mut sight = Sight::default();
+            sight.add(of("orders-api", 1_000, faults[0]));
+            sight.add(of("ledger", 2_000, faults[1]));
+            sight
+        };
+        assert!(court.decide(&binding, &sight([9, 0]), 0).is_none(), "rolled back for what it did not do");
+        assert_eq!(sight([9, 0]).services().len(), 1);
+        let proposed = binding.candidate.as_ref().unwrap();
+        let objection = Sight::objection(Some(&sight([9, 0])), proposed, &settings);
+        assert_eq!(objection, None);
+        let deed = court.decide(&binding, &sight([0, 9]), 0).unwrap();
+        assert_eq!(deed.kind, Kind::RollBack(Cause::Faults));
     }
 }

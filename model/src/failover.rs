@@ -91,6 +91,8 @@ impl Steady {
 #[derive(Clone, Copy, Debug)]
 pub struct Damper {
     course: Course,
+    /// When it was first asked.
+    begun: Option<Monotonic>,
     fresh: Steady,
     reachable: Steady,
     /// As it is shown, once it was measured.
@@ -100,7 +102,7 @@ pub struct Damper {
 impl Default for Damper {
     fn default() -> Self {
         let steady = Steady::default();
-        Self { course: Course::Unknown, fresh: steady, reachable: steady, round_trip_ms: None }
+        Self { course: Course::Unknown, begun: None, fresh: steady, reachable: steady, round_trip_ms: None }
     }
 }
 
@@ -109,9 +111,15 @@ impl Damper {
     pub fn show(&mut self, heard: Heard, now: Monotonic) -> Standing {
         let heard_freshness = heard.freshness();
         let away = heard_freshness == Freshness::Stale || heard.draining;
+        let begun = *self.begun.get_or_insert(now);
         self.course = match (self.course, away) {
-            // Who starts while a region is dead and remembers when it was alive has seen it die.
-            (Course::Unknown, true) if heard.age_ms.is_none() => Course::Unknown,
+            // Who starts while a region is dead and remembers when it was alive has seen it die; but whoever was off itself
+            // has not heard of any region yet, and those are well.
+            (Course::Unknown, true)
+                if heard.age_ms.is_none() || (!heard.draining && now.since(begun) < RETURN_AFTER) =>
+            {
+                Course::Unknown
+            }
             (_, true) => Course::Down,
             (Course::Unknown | Course::Up, false) => Course::Up,
             (Course::Down, false) => Course::Proving(now),
@@ -274,8 +282,13 @@ mod tests {
             FULL_RAMP,
             "the last resort takes all"
         );
-        assert_eq!(remembered.show(heard(Freshness::Fresh), at(1_000)).ramp, 0);
-        assert_eq!(remembered.show(heard(Freshness::Fresh), at(6_000)).ramp, 200);
+        remembered.show(heard(Freshness::Stale), at(6_000));
+        assert_eq!(remembered.show(heard(Freshness::Fresh), at(7_000)).ramp, 0);
+        assert_eq!(remembered.show(heard(Freshness::Fresh), at(12_000)).ramp, 200);
+        // The one that starts was off, and this one was not.
+        let mut well = Damper::default();
+        well.show(heard(Freshness::Stale), at(0));
+        assert_eq!(well.show(heard(Freshness::Fresh), at(1_000)).ramp, FULL_RAMP);
         // Nobody ever heard of it: it begins.
         let mut unknown = Damper::default();
         unknown.show(Heard { age_ms: None, ..heard(Freshness::Stale) }, at(0));

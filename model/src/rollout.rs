@@ -239,6 +239,9 @@ pub struct Evidence {
     /// How often it failed.
     #[serde(default)]
     pub faults: u64,
+    /// Whether another one stands in for it now, for some caller: it is not asked then, and shows nothing.
+    #[serde(default)]
+    pub rests: bool,
     /// The last failure, in words.
     #[serde(default, skip_serializing_if = "SmolStr::is_empty")]
     pub last_fault: SmolStr,
@@ -288,6 +291,7 @@ impl Evidence {
             self.last_fault = other.last_fault.clone();
         }
         self.clamped = self.clamped.and(other.clamped);
+        self.rests |= other.rests;
         self.sampled |= other.sampled;
         self.changed += other.changed;
         self.refused.before += other.refused.before;
@@ -433,7 +437,9 @@ pub fn judge(trial: Trial, evidence: &Evidence, settings: &Settings) -> Verdict 
     }
     match trial {
         Trial::Active { age_millis, .. }
-            if age_millis >= settings.soak_millis && evidence.clean >= settings.soak_lookups =>
+            if age_millis >= settings.soak_millis
+                && evidence.clean >= settings.soak_lookups
+                && !evidence.rests =>
         {
             Verdict::Good
         }

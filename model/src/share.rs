@@ -2,7 +2,7 @@
 //! greatest remote share is held, whatever the policy asked for.
 
 use crate::plan::{Choice, Destination};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Endpoint, Snapshot};
 
 /// What a tier's weights add up to at most once they had to be scaled: room for sums, and exact to a part in 10^12.
 const SCALED_TOTAL: u128 = 1 << 48;
@@ -65,13 +65,33 @@ pub(crate) fn hold_remote_share(tiers: &mut [Vec<(u32, u64)>], snapshot: &Snapsh
         return false;
     }
     if sum(&tiers[first], true) == 0 {
-        let Some(relief) = tiers.iter().skip(first).find(|tier| sum(tier, true) > 0) else { return false };
-        let relief: Vec<(u32, u64)> = relief.iter().filter(|(at, _)| here(*at)).copied().collect();
+        let relief = tiers.iter().skip(first).find(|tier| sum(tier, true) > 0);
+        let relief: Vec<(u32, u64)> = match relief {
+            Some(tier) => tier.iter().filter(|(at, _)| here(*at)).copied().collect(),
+            None => anything_here(snapshot),
+        };
+        if relief.is_empty() {
+            return false;
+        }
         tiers[first].extend(relief);
         // Of the policy's wish nothing is left but the bound.
         return rescale(&mut tiers[first], here, most, u128::MAX);
     }
     rescale(&mut tiers[first], here, most, remote)
+}
+
+/// What may receive traffic at home, where the policy names none of it: leaving the binding's bound must not be as easy as that.
+fn anything_here(snapshot: &Snapshot) -> Vec<(u32, u64)> {
+    let eligible =
+        snapshot.endpoints.iter().zip(0u32..).filter(|(endpoint, _)| endpoint.status.is_eligible());
+    let (evacuated, staying): (Vec<_>, Vec<_>) =
+        eligible.partition(|(endpoint, _)| snapshot.draining_zones.contains(endpoint.zone()));
+    let weighed = |of: Vec<(&Endpoint, u32)>| -> Vec<(u32, u64)> {
+        let weight = |(endpoint, at): (&Endpoint, u32)| (at, u64::from(endpoint.instance.declared.weight));
+        of.into_iter().map(weight).filter(|(_, weight)| *weight > 0).collect()
+    };
+    let staying = weighed(staying);
+    if staying.is_empty() { weighed(evacuated) } else { staying }
 }
 
 /// Gives remote positions `most` of the tier, if they have more; whether they had.

@@ -16,7 +16,7 @@ use crate::preparation::{Banned, Batch, Canary, CanaryOrder, Order, Parcel, Prep
 use crate::quarantine::Quarantine;
 use crate::shadow::{self, Log, Showed};
 use crate::stats::Counters;
-use crate::view::View;
+use crate::view::{Outcome, View};
 use meridian_model::binding::Bound;
 use meridian_model::contrast::Contrast;
 use meridian_model::names::PolicyVersion;
@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// A preparer is done.
     Prepared { lane: LaneName, batch: Batch, workers: Vec<usize>, took: Duration },
     /// A preparer answered an evaluation itself.
-    Evaluated { lane: LaneName, slot: u32, caller: CallerId, view: Arc<View> },
+    Evaluated { lane: LaneName, caller: CallerId, view: Arc<View>, failures: Vec<Failure> },
     /// A preparer is done with a canary.
     Bred { lane: LaneName, order: CanaryOrder, canary: Option<Canary>, workers: Vec<usize> },
     /// A shadow was prepared.
@@ -87,6 +87,13 @@ pub(crate) enum Command {
     Left(usize),
     /// The host is gone.
     Stop,
+}
+
+/// What failed while a question off the hot path was answered: in preparing one caller, or in `route`.
+pub(crate) struct Failure {
+    pub(crate) bound: Bound,
+    pub(crate) caller: Option<CallerId>,
+    pub(crate) fault: Fault,
 }
 
 /// A question off the hot path.
@@ -225,9 +232,12 @@ impl Clerk {
                 self.free(lane);
                 self.prepared(batch, &workers, took, now);
             }
-            Command::Evaluated { lane, slot, caller, view } => {
+            Command::Evaluated { lane, caller, view, failures } => {
                 self.free(lane);
-                if let Some(entry) = self.services.get_mut(&slot)
+                self.failed_off_path(&view.snapshot, failures, now);
+                // What stands in does so until its policy is tried again, which no snapshot tells.
+                if let Some(entry) = self.services.get_mut(&view.snapshot.slot)
+                    && view.outcome == Outcome::Ok
                     && Split::of(&view.snapshot).is_none()
                     && entry.latest.serial == view.snapshot.serial
                     && entry.evaluated.len() < MAX_VIEWS
@@ -484,7 +494,7 @@ impl Clerk {
             .filter(|g| self.groups.get(g).is_some_and(|g| g.members.is_empty()))
             .collect();
         empty.into_iter().for_each(|group| self.dissolve(group));
-        self.evict();
+        self.evict(now);
     }
 
     /// The version that serves a service, if it is one whose cells are shared.
@@ -504,7 +514,7 @@ impl Clerk {
     }
 
     fn settle(&mut self, prepared: Prepared, workers: &[usize], first_group: u64, now: Instant) {
-        let Prepared { slot, views, faults, of_callers, rows, watched, .. } = prepared;
+        let Prepared { slot, views, faults, of_callers, works, rows, watched, .. } = prepared;
         if !self.services.contains_key(&slot) {
             return;
         }
@@ -512,7 +522,7 @@ impl Clerk {
         if let Some((_, view)) = views.first() {
             self.observe(slot, &view.snapshot, watched);
         }
-        self.blame(slot, &faults, &of_callers, &views, now);
+        self.blame(slot, &faults, &of_callers, &works, now);
         let groups: Vec<u64> = rows.iter().map(|row| first_group + *row as u64).collect();
         for group in &groups {
             if let Some(group) = self.groups.get_mut(group) {
@@ -522,9 +532,12 @@ impl Clerk {
         let mut retry = Vec::new();
         let Some(entry) = self.services.get_mut(&slot) else { return };
         entry.building = None;
+        let active = entry.latest.binding.active.clone();
         for (bound, caller, fault) in of_callers {
             if fault.ends_instance() {
                 retry.push(entry.ban(bound, Some(caller), fault, now));
+            } else if bound == active && !works.contains(&bound) {
+                retry.push(entry.again(bound, fault, now));
             }
         }
         entry.missing.clear();
@@ -532,20 +545,29 @@ impl Clerk {
             match fault.kind {
                 FaultKind::Missing => entry.missing.push(bound.version),
                 _ if fault.ends_instance() => retry.push(entry.ban(bound, None, fault, now)),
-                // A refusal of this snapshot is final; the next snapshot is asked again anyway.
+                _ if bound == active => retry.push(entry.again(bound, fault, now)),
+                // A refusal by one that stands ready is nobody's trouble.
                 _ => {}
             }
         }
         let views: HashMap<CallerId, Arc<View>> = views.into_iter().collect();
         let bytes: usize = views.values().map(|view| view.estimated_bytes()).sum();
+        entry.works = works;
+        // Whoever waits for a caller that was forgotten meanwhile is not kept waiting for one that never comes.
+        let asks = |id: CallerId| entry.callers.iter().any(|known| known.id == id);
         let (answered, waiting) = std::mem::take(&mut entry.waiters)
             .into_iter()
+            .filter(|(caller, waiter)| {
+                !waiter.done.is_closed() && (views.contains_key(caller) || asks(*caller))
+            })
             .partition(|(caller, _)| views.contains_key(caller));
         entry.waiters = waiting;
         self.counters.views.fetch_add(views.len() as u64, Ordering::Relaxed);
         self.bytes += bytes;
         entry.built = Some(Built { views, workers: workers.to_vec(), groups, bytes });
         let again = entry.dirty || !entry.waiters.is_empty();
+        retry.sort_unstable();
+        retry.dedup();
         self.timers.extend(retry.into_iter().map(|until| Reverse((until, slot))));
         let answered: Vec<(CallerId, Waiter)> = answered;
         for (_, Waiter { done, place }) in answered {
@@ -555,9 +577,9 @@ impl Clerk {
         }
         if again {
             self.enqueue(slot, false);
-        } else {
-            self.stage(slot, now);
         }
+        // Also of what changes faster than it is prepared.
+        self.stage(slot, now);
     }
 
     fn evaluate(&mut self, question: Evaluate) {
@@ -617,7 +639,7 @@ impl Clerk {
     }
 
     /// Forgets services that were not used lately until the budget is kept.
-    pub(crate) fn evict(&mut self) {
+    pub(crate) fn evict(&mut self, now: Instant) {
         // Twice around: the first time takes the marks away.
         let mut looks = 2 * self.clock.len();
         while self.bytes > self.budget && looks > 0 {
@@ -628,7 +650,7 @@ impl Clerk {
                 // Every mark is taken, so no short circuit.
                 built.views.values().filter(|view| view.take_used()).count() > 0
             });
-            if used || entry.building.is_some() || entry.queued.is_some() {
+            if used || entry.building.is_some() || entry.queued.is_some() || entry.has_resting(now) {
                 self.clock.push_back(slot);
                 continue;
             }

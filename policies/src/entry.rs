@@ -22,6 +22,8 @@ struct Ban {
     fault: Fault,
     until: Instant,
     pause: Duration,
+    /// Whether it is asked nevertheless when the service changes: what made no sense of one snapshot may of the next.
+    asked: bool,
 }
 
 /// Who prepares a service.
@@ -44,6 +46,8 @@ pub(crate) struct Entry {
     pub(crate) waiters: Vec<(CallerId, Waiter)>,
     pub(crate) built: Option<Built>,
     bans: Vec<Ban>,
+    /// Versions that serve some caller, or stand ready to.
+    pub(crate) works: Vec<Bound>,
     pub(crate) missing: Vec<PolicyVersion>,
     /// When a policy of it is tried again that rests whatever it is bound to.
     pub(crate) wakes: Option<Instant>,
@@ -69,6 +73,7 @@ impl Entry {
             waiters: Vec::new(),
             built: None,
             bans: Vec::new(),
+            works: Vec::new(),
             missing: Vec::new(),
             wakes: None,
             evaluated: HashMap::new(),
@@ -77,11 +82,13 @@ impl Entry {
 
     /// Whether this policy rests at `now`.
     pub(crate) fn rests(&self, bound: &Bound, now: Instant) -> bool {
-        self.bans.iter().any(|ban| ban.bound == *bound && ban.caller.is_none() && ban.until > now)
+        self.bans
+            .iter()
+            .any(|ban| ban.bound == *bound && ban.caller.is_none() && !ban.asked && ban.until > now)
     }
 
     pub(crate) fn banned(&self, now: Instant) -> Vec<Banned> {
-        let bans = self.bans.iter().filter(|ban| ban.until > now);
+        let bans = self.bans.iter().filter(|ban| !ban.asked && ban.until > now);
         bans.map(|ban| Banned { bound: ban.bound.clone(), caller: ban.caller, fault: ban.fault.clone() })
             .collect()
     }
@@ -94,13 +101,58 @@ impl Entry {
         fault: Fault,
         now: Instant,
     ) -> Instant {
+        self.put(bound, caller, fault, now, false)
+    }
+
+    /// When to ask a policy again that serves nobody here, although it could be asked: else one that makes no sense would be
+    /// found out only by as many changes of the service as it has patience.
+    pub(crate) fn again(&mut self, bound: Bound, fault: Fault, now: Instant) -> Instant {
+        self.put(bound, None, fault, now, true)
+    }
+
+    /// Whether it is known that this policy makes no sense here, and when it is asked again.
+    pub(crate) fn is_asked_again(&self, bound: &Bound, now: Instant) -> bool {
+        self.bans.iter().any(|ban| ban.asked && ban.bound == *bound && ban.until > now)
+    }
+
+    /// Whether anything rests: who forgets that asks again at once.
+    pub(crate) fn has_resting(&self, now: Instant) -> bool {
+        self.bans.iter().any(|ban| ban.caller.is_none() && ban.until > now)
+    }
+
+    /// A question found that it fails for this caller: until when it then rests or is not asked of again, unless that is known.
+    pub(crate) fn fails_for(
+        &mut self,
+        bound: &Bound,
+        caller: Option<CallerId>,
+        fault: &Fault,
+        now: Instant,
+    ) -> Option<Instant> {
+        let known = |ban: &Ban| {
+            ban.bound == *bound && (ban.caller.is_none() || ban.caller == caller) && ban.until > now
+        };
+        if self.bans.iter().any(known) {
+            return None;
+        }
+        Some(self.put(bound.clone(), caller, fault.clone(), now, !fault.ends_instance()))
+    }
+
+    fn put(
+        &mut self,
+        bound: Bound,
+        caller: Option<CallerId>,
+        fault: Fault,
+        now: Instant,
+        asked: bool,
+    ) -> Instant {
         let (shortest, longest) = if caller.is_some() { CALLER_BACKOFF } else { BACKOFF };
         let (binding, callers) = (&self.latest.binding, &self.callers);
         self.bans.retain(|ban| {
             let asks = ban.caller.is_none_or(|id| callers.iter().any(|known| known.id == id));
             asks && binding.versions().any(|bound| *bound == ban.bound)
         });
-        if let Some(ban) = self.bans.iter_mut().find(|ban| ban.bound == bound && ban.caller == caller) {
+        let same = |ban: &&mut Ban| ban.bound == bound && ban.caller == caller && ban.asked == asked;
+        if let Some(ban) = self.bans.iter_mut().find(same) {
             if ban.until > now {
                 return ban.until;
             }
@@ -111,7 +163,7 @@ impl Entry {
             return ban.until;
         }
         let until = now + shortest;
-        self.bans.push(Ban { bound, caller, fault, until, pause: shortest });
+        self.bans.push(Ban { bound, caller, fault, until, pause: shortest, asked });
         until
     }
 

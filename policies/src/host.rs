@@ -4,7 +4,7 @@ use crate::artefact::{self, Artefacts};
 use crate::callers::{CallerId, Callers};
 use crate::canary::Split;
 use crate::carried::Carried;
-use crate::clerk::{Clerk, Command, Evaluate, Job, Place, Waiter};
+use crate::clerk::{Clerk, Command, Evaluate, Failure, Job, Place, Waiter};
 use crate::compiler::Compiler;
 use crate::fault::{Fault, FaultKind};
 use crate::gate::{Gate, Rejected, Report};
@@ -23,7 +23,7 @@ use crate::standard::{STANDARD, Standard, standard_of};
 use crate::stats::{Counters, HostStats, WorkerCounters};
 use crate::trial;
 use crate::view::{View, WARMING};
-use crate::worker::{Pending, Worker};
+use crate::worker::{Pending, Worker, is_of};
 use meridian_model::binding::Bound;
 use meridian_model::caller::Caller;
 use meridian_model::names::PolicyVersion;
@@ -529,15 +529,22 @@ impl Lane {
     fn evaluate(&self, order: &Order, question: Evaluate) -> Command {
         self.load_standards(order);
         let mut batch = preparation::prepare(&self.library, 1, std::slice::from_ref(order));
-        let slot = order.snapshot.slot;
         let parcel = batch.parcels.pop().unwrap_or_default();
-        let (view, plan) = route_once(parcel, &question, order);
+        let mut failures = Vec::new();
+        for prepared in batch.prepared {
+            let whole = prepared.faults.into_iter().map(|(bound, fault)| (bound, None, fault));
+            let of_callers =
+                prepared.of_callers.into_iter().map(|(bound, id, fault)| (bound, Some(id), fault));
+            let all = whole.chain(of_callers);
+            failures.extend(all.map(|(bound, caller, fault)| Failure { bound, caller, fault }));
+        }
+        let (view, plan) = route_once(parcel, &question, order, &mut failures);
         let (view, plan) = match Split::of(&order.snapshot) {
-            Some(split) => self.evaluate_canary(split, view, plan, &question, order),
+            Some(split) => self.evaluate_canary(split, view, plan, &question, order, &mut failures),
             None => (view, plan),
         };
         let _ = question.answer.send((Arc::clone(&view), plan));
-        Command::Evaluated { lane: self.name, slot, caller: question.caller.id, view }
+        Command::Evaluated { lane: self.name, caller: question.caller.id, view, failures }
     }
 
     /// The canary's answer where the key is its own, or both sides in one where there is no key.
@@ -548,35 +555,48 @@ impl Lane {
         plan: Option<usize>,
         question: &Evaluate,
         order: &Order,
+        failures: &mut Vec<Failure>,
     ) -> (Arc<View>, Option<usize>) {
         let words = Words::of(question.seed);
-        let rests = order.snapshot.binding.candidate.as_ref();
-        let rests = rests.is_none_or(|c| order.banned(&c.bound).is_some());
-        if rests || (question.key.is_some() && !split.takes(words)) {
+        let candidate = order.snapshot.binding.candidate.as_ref().map(|candidate| &candidate.bound);
+        let Some(bound) = candidate.filter(|bound| order.banned(bound).is_none()) else {
+            return (active, plan);
+        };
+        if question.key.is_some() && !split.takes(words) {
             return (active, plan);
         }
+        let mut failed = |caller, fault| failures.push(Failure { bound: bound.clone(), caller, fault });
         let callers = vec![(Arc::clone(&question.caller), Arc::clone(&active))];
         let canary_order = CanaryOrder { snapshot: Arc::clone(&order.snapshot), callers };
         let bred = preparation::prepare_canary(&self.library, 1, &canary_order);
-        let Some((mut cells, (_, view, handles))) =
-            bred.and_then(|canary| Some((canary.cells, canary.views.into_iter().next()?)))
-        else {
-            return (active, plan);
-        };
+        let Some(mut canary) = bred else { return (active, plan) };
+        canary.faults.into_iter().for_each(|fault| failed(Some(question.caller.id), fault));
+        let Some((_, view, handles)) = canary.views.pop() else { return (active, plan) };
         let Some(key) = question.key else { return (Arc::new(split.merge(&active, &view)), None) };
-        let routed = cells
+        let routed = canary
+            .cells
             .first_mut()
             .zip(handles.first())
             .map(|(cell, handle)| cell.route(*handle, key, words.route));
         match routed {
-            Some(Ok(plan)) if (plan as usize) < view.plans.plans.len() => (view, Some(plan as usize)),
-            _ => (active, plan),
+            Some(Ok(named)) if (named as usize) < view.plans.plans.len() => {
+                return (view, Some(named as usize));
+            }
+            Some(Ok(named)) => failed(None, no_such_plan(named, &view)),
+            Some(Err(fault)) => failed(None, fault),
+            None => {}
         }
+        (active, plan)
     }
 }
 
 /// Routes a key through the chain of one fresh preparation.
-fn route_once(parcel: Parcel, question: &Evaluate, order: &Order) -> (Arc<View>, Option<usize>) {
+fn route_once(
+    parcel: Parcel,
+    question: &Evaluate,
+    order: &Order,
+    failures: &mut Vec<Failure>,
+) -> (Arc<View>, Option<usize>) {
     let fallback =
         |reason: SmolStr| Arc::new(View::fallback(&order.snapshot, &question.caller.caller, reason));
     let Parcel { mut cells, services } = parcel;
@@ -602,15 +622,18 @@ fn route_once(parcel: Parcel, question: &Evaluate, order: &Order) -> (Arc<View>,
                 };
                 return (view, Some(plan as usize));
             }
-            Ok(plan) => {
-                let detail = format!("plan {plan} of {}", view.plans.plans.len());
-                failed.get_or_insert(Fault::new(FaultKind::Route, detail));
-            }
-            Err(fault) => {
+            routed => {
+                let fault = routed.map_or_else(|fault| fault, |plan| no_such_plan(plan, &view));
+                let bound = order.snapshot.binding.versions().find(|bound| is_of(&view, bound)).cloned();
+                failures.extend(bound.map(|bound| Failure { bound, caller: None, fault: fault.clone() }));
                 failed.get_or_insert(fault);
             }
         }
     }
     let reason = failed.map_or(SmolStr::new_static(WARMING), |f| smol_str::format_smolstr!("{f}"));
     (fallback(reason), Some(0))
+}
+
+fn no_such_plan(plan: u32, view: &View) -> Fault {
+    Fault::new(FaultKind::Route, format!("plan {plan} of {}", view.plans.plans.len()))
 }

@@ -107,6 +107,11 @@ pub(crate) const SLOW_PREPARATION: Duration = Duration::from_millis(5);
 /// For how long after such a preparation: a policy that is slow for some of its services must not come back for each other one.
 pub(crate) const SLOW_FOR: Duration = Duration::from_secs(60);
 
+/// Processor time that an uploaded policy may take for all callers of one service and all workers: while it does, no other of
+/// its lane is prepared. One that takes more than the first has become a slow one, and may take the second.
+pub(crate) const QUICK_ROW: Duration = Duration::from_millis(500);
+pub(crate) const SLOW_ROW: Duration = Duration::from_secs(5);
+
 /// How far the preparers of uploaded policies stand back behind lookups, of policies that prepare quickly and of others: one
 /// that burns all its fuel each time it is prepared must not take the processor from lookups. Limits nothing on an idle
 /// machine.

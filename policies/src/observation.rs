@@ -88,6 +88,11 @@ struct Row {
     candidate: Option<Contrast>,
 }
 
+/// What the evidence of an active version is about.
+fn active_of(binding: &Effective) -> (&Bound, UnixMillis, Source, bool) {
+    (&binding.active, binding.activation.since, binding.source, binding.disabled.is_some())
+}
+
 impl Book {
     pub(crate) fn new(snapshot: &Snapshot) -> Self {
         Self {
@@ -104,10 +109,17 @@ impl Book {
     pub(crate) fn is_about(&self, binding: &Effective) -> bool {
         let candidate =
             |binding: &Effective| binding.candidate.as_ref().map(|c| (c.bound.clone(), c.stage, c.since));
-        let active = |binding: &Effective| {
-            (binding.active.clone(), binding.activation.since, binding.source, binding.disabled.is_some())
-        };
-        active(&self.binding) == active(binding) && candidate(&self.binding) == candidate(binding)
+        active_of(&self.binding) == active_of(binding) && candidate(&self.binding) == candidate(binding)
+    }
+
+    /// Goes on with another binding: what was seen of its active version counts on where that stands as it did.
+    pub(crate) fn turn_to(&mut self, snapshot: &Snapshot) {
+        let stands = active_of(&self.binding) == active_of(&snapshot.binding);
+        self.collect();
+        let before = std::mem::replace(self, Self::new(snapshot));
+        if stands {
+            self.active = before.active;
+        }
     }
 
     /// Whether this is the candidate that it is about.
@@ -157,6 +169,8 @@ impl Book {
 
     /// One of the versions failed.
     pub(crate) fn failed(&mut self, bound: &Bound, fault: &Fault) {
+        // What was answered before it is no clean time after it.
+        self.collect();
         let candidate = self.binding.candidate.as_ref().is_some_and(|c| c.bound == *bound);
         let evidence = match candidate {
             true => &mut self.candidate,
@@ -224,13 +238,14 @@ impl Book {
             evidence: self.candidate.clone(),
             examples: self.examples.clone(),
         });
+        let stands_in = self.sets.last().is_some_and(|set| set.iter().any(|row| !row.answers));
         Observation {
             service: self.service.clone(),
             source: self.binding.source,
             active: Seen {
                 bound: self.binding.active.clone(),
                 since: self.binding.activation.since,
-                evidence: self.active.clone(),
+                evidence: Evidence { rests: stands_in, ..self.active.clone() },
                 examples: Vec::new(),
             },
             candidate,

@@ -8,6 +8,7 @@ use crate::cell::{Cell, Handle};
 use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::{Compiled, Library};
+use crate::limits;
 use crate::observation::{Counts, Watched};
 use crate::processor;
 use crate::view::{Outcome, View};
@@ -93,6 +94,8 @@ pub(crate) struct Prepared {
     pub(crate) views: Vec<(CallerId, Arc<View>)>,
     /// Policies that could not even be opened, which says nothing of the callers.
     pub(crate) faults: Vec<(Bound, Fault)>,
+    /// Versions that serve some caller, or stand ready to.
+    pub(crate) works: Vec<Bound>,
     /// Which of the batch's rows of cells it uses.
     pub(crate) rows: Vec<usize>,
     /// Failures for single callers: the policy goes on for the others.
@@ -235,6 +238,8 @@ fn try_row(
 ) -> Result<(Vec<Cell>, Vec<Seats>), Fault> {
     let Failures { refused, callers: failed } = failures;
     let mut cells = Vec::with_capacity(workers);
+    let begun = processor::used();
+    let most = if compiled.is_slow() { limits::SLOW_ROW } else { limits::QUICK_ROW };
     let mut seats: Vec<Vec<Option<Result<(Vec<Plan>, Seated), Fault>>>> =
         guests.iter().map(|g| g.callers.iter().map(|_| None).collect()).collect();
     for _ in 0..workers {
@@ -257,6 +262,12 @@ fn try_row(
             for (number, (known, banned)) in guest.callers.iter().enumerate() {
                 if banned.is_some() || failed[at][number].is_some() {
                     continue;
+                }
+                // Each call is bounded, and there may be a thousand callers.
+                if !compiled.is_standard() && processor::used_since(begun) > most {
+                    let fault = Fault::new(FaultKind::Time, format!("more than {most:?} for all callers"));
+                    refused[at] = Some(fault.clone());
+                    return Err(fault);
                 }
                 let admitted = cell
                     .admit(router, &Caller::of(&known.caller))
@@ -582,11 +593,14 @@ fn settle(
         }
         views.push((known.id, shown));
     }
+    let seated = |attempt: &&Attempt<'_>| attempt.seats.iter().flatten().any(Result::is_ok);
+    let works = std::iter::once(active).chain(formers).filter(seated).map(|attempt| attempt.bound.clone());
+    let works = works.collect();
     let rows = active.row.into_iter().chain(formers.iter().filter_map(|f| f.row)).collect();
     for (parcel, posts) in batch.parcels.iter_mut().zip(posts) {
         parcel.services.push((slot, posts));
     }
-    batch.prepared.push(Prepared { slot, ticket, views, faults, of_callers, rows, watched });
+    batch.prepared.push(Prepared { slot, ticket, views, faults, of_callers, works, rows, watched });
 }
 
 /// A canary to prepare, for the callers of the active version.

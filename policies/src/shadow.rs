@@ -11,9 +11,10 @@ use crate::contract::{Caller, Service};
 use crate::fault::{Fault, FaultKind};
 use crate::library::Library;
 use crate::limits::{
-    MAX_SAMPLES, MAX_SHADOW_BYTES, MAX_SHADOW_CALLERS, MAX_SHADOWS, SHADOW_PART, SHADOW_TICK,
+    self, MAX_SAMPLES, MAX_SHADOW_BYTES, MAX_SHADOW_CALLERS, MAX_SHADOWS, SHADOW_PART, SHADOW_TICK,
 };
 use crate::pick::{Pick, Routed};
+use crate::processor;
 use crate::view::{Outcome, View};
 use meridian_model::binding::Bound;
 use meridian_model::contrast::Contrast;
@@ -274,7 +275,13 @@ impl Runner {
         rest(begun);
         let router = opened?;
         let (mut seats, mut contrasts) = (HashMap::new(), Vec::new());
+        let used = processor::used();
         for (known, active) in order.callers.iter().take(MAX_SHADOW_CALLERS) {
+            // All shadows wait for this one.
+            if processor::used_since(used) > limits::QUICK_ROW {
+                let detail = format!("more than {:?} for its callers", limits::QUICK_ROW);
+                return Err(Fault::new(FaultKind::Time, detail));
+            }
             let begun = Instant::now();
             let handle = cell.admit(router, &Caller::of(&known.caller))?;
             let plans = plan::expand(&cell.plans(handle)?, &order.snapshot)

@@ -27,7 +27,7 @@ impl Clerk {
         }
         let book = self.books.entry(slot).or_insert_with(|| Book::new(snapshot));
         if !book.is_about(&snapshot.binding) {
-            *book = Book::new(snapshot);
+            book.turn_to(snapshot);
         }
         book.begin(watched);
     }
@@ -119,15 +119,10 @@ impl Clerk {
         let Canary { cells, views, contrasts, faults, bytes } = canary;
         self.compared(slot, &bound, contrasts);
         views.iter().for_each(|(_, view, _)| self.counters.clamped(view.plans.clamped));
-        for fault in faults {
-            self.counters.fault(fault.kind);
-            if let Some(book) = self.book_of(slot, &bound) {
-                book.failed(&bound, &fault);
-            }
-            let Some(entry) = self.services.get_mut(&slot) else { return };
-            let until = entry.ban(bound.clone(), None, fault.clone(), now);
-            self.stage_timers.push(Reverse((until, slot)));
-            self.suspect(slot, &bound, &fault, now);
+        faults.iter().for_each(|fault| self.counters.fault(fault.kind));
+        self.blame_candidate(slot, &bound, &faults, !views.is_empty(), now);
+        if !views.is_empty() {
+            self.works(slot, &bound);
         }
         let Some(split) = Split::of(&order.snapshot) else { return };
         let Some(built) = self.services.get_mut(&slot).and_then(|entry| entry.built.as_mut()) else { return };
@@ -156,11 +151,14 @@ impl Clerk {
             let dropped = inbox.put(News::Canary(CanaryParcel { slot, cell, views }));
             self.counters.undelivered.fetch_add(dropped.len() as u64, Ordering::Relaxed);
         }
-        self.evict();
+        self.evict(now);
     }
 
     /// A candidate was compared with the active version.
     pub(crate) fn compared(&mut self, slot: u32, bound: &Bound, contrasts: Vec<(CallerId, Contrast)>) {
+        if !contrasts.is_empty() {
+            self.works(slot, bound);
+        }
         if let Some(book) = self.book_of(slot, bound) {
             contrasts.into_iter().for_each(|(caller, contrast)| book.compared(caller, contrast));
         }

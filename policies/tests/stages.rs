@@ -10,6 +10,7 @@
 mod support;
 
 use meridian_model::binding::{Activation, Bound, Candidate, Effective, Source, Stage, Way};
+use meridian_model::caller::Caller;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::UnixMillis;
 use meridian_policies::{CallerId, Host, HostConfig, Observation, Outcome, Pick, STANDARD, Worker};
@@ -17,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::guests::{Guest, LOOP, TRAP};
-use support::{bound, caller_in, effective, healthy, warm};
+use support::{bound, caller_in, effective, healthy, region, warm};
 
 const ACTIVE: u32 = 1;
 const CANDIDATE: u32 = 4;
@@ -352,5 +353,46 @@ async fn what_has_yet_to_soak_is_counted_and_compared_with_its_predecessor() {
     while !host.observations().await.is_empty() {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn unproven(active: Bound) -> Arc<Effective> {
+    let activation = Activation { since: UnixMillis(5), soaked: false, ..Activation::default() };
+    Arc::new(Effective { activation, source: Source::Own, ..(*effective(active, vec![])).clone() })
+}
+
+/// Nothing changes, and few ask: it is found out nevertheless, and as one caller's failure only as often as it is asked.
+#[tokio::test]
+async fn what_makes_no_sense_of_a_service_that_stands_still_is_asked_again() {
+    let module = Guest::to_endpoint(5).build();
+    let host = host_with(&[&module]);
+    let mut worker = host.worker();
+    let service = healthy(0, 2, &unproven(bound("p", &module, "")));
+    let caller = caller_in(&mut worker, &service, 'a');
+    let lookups = || drop(worker.lookup_now(&service, caller, None, 0));
+    let seen = until_seen(&host, lookups, |seen| seen.active.evidence.faults >= 3).await;
+    assert!(seen.active.evidence.rests && seen.active.evidence.last_fault.starts_with("plans"));
+    // What is published meanwhile is asked of, and is no failure more.
+    for _ in 0..20 {
+        host.published(&healthy(0, 2, &service.binding));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let after = host.observations().await[0].active.evidence.faults;
+    assert!(after <= seen.active.evidence.faults + 1, "{after} after {}", seen.active.evidence.faults);
+}
+
+/// Those that ask for all endpoints, or watch, are lookups too.
+#[tokio::test]
+async fn what_fails_where_no_worker_is_asked_is_a_failure() {
+    let module = Guest { route: TRAP.into(), ..Guest::to_endpoint(1) }.build();
+    let host = host_with(&[&module]);
+    let service = healthy(0, 6, &unproven(bound("p", &module, "")));
+    let caller = || Caller::in_zone(region(), None);
+    for round in 1..=2 {
+        let answer = host.evaluate(Arc::clone(&service), caller(), Some(7)).await;
+        assert_ne!(answer.view.outcome, Outcome::Ok);
+        // Of a service that no lookup asks for.
+        let seen = until_seen(&host, || {}, |seen| seen.active.evidence.faults >= round).await;
+        assert_eq!(seen.active.evidence.faults, round);
     }
 }

@@ -37,19 +37,22 @@ impl Exchange {
         let leaf = link.peer.role == PeerRole::Leaf;
         let mut named = Vec::with_capacity(have.origins.len());
         for held in have.origins {
+            if link.feeds.len() >= limits::ORIGINS && !link.feeds.contains_key(&held.origin) {
+                // What was named long ago and nobody here ever heard of makes room: the digest names it again if it exists.
+                let (region, held) = (&self.region, &self.held);
+                link.feeds.retain(|o, _| o == region || held.contains_key(o) || named.contains(o));
+                let feeds = &link.feeds;
+                link.remembers.retain(|origin, _| feeds.contains_key(origin));
+                if link.feeds.len() >= limits::ORIGINS {
+                    return Err(Violation::TooManyOrigins);
+                }
+            }
+            // No more of these than of feeds.
             match held.version.filter(|_| leaf && held.origin != self.region) {
                 Some(version) if Holding::is_outdone(self.held.get(&held.origin), version) => {
                     link.remembers.insert(held.origin.clone(), version);
                 }
                 _ => drop(link.remembers.remove(&held.origin)),
-            }
-            if link.feeds.len() >= limits::ORIGINS && !link.feeds.contains_key(&held.origin) {
-                // What was named long ago and nobody here ever heard of makes room: the digest names it again if it exists.
-                let (region, held) = (&self.region, &self.held);
-                link.feeds.retain(|o, _| o == region || held.contains_key(o) || named.contains(o));
-                if link.feeds.len() >= limits::ORIGINS {
-                    return Err(Violation::TooManyOrigins);
-                }
             }
             let feed = link.feeds.entry(held.origin.clone()).or_default();
             feed.handle_have(held.version.map(|v| v.place()), held.follow);

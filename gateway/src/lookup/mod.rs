@@ -83,7 +83,8 @@ pub fn nothing_eligible(snapshot: &Snapshot) -> Problem {
     if !too_old.is_empty() {
         let detail = format!(
             "nothing of {name} in region {} may receive traffic, and what {too_old} told of it is older than \
-             lookups.max_remote_age: its addresses may belong to others by now",
+             lookups.max_remote_age: its addresses may belong to others by now; GET /v1/regions says since when, so mend \
+             the link to {too_old}, or register instances here",
             snapshot.region
         );
         return unavailable("too-stale", detail);

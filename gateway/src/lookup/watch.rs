@@ -32,15 +32,24 @@ impl Final {
         }
     }
 
-    /// Whether it was given because the policy was not ready, so that no snapshot will tell when there is another.
-    fn is_provisional(&self) -> bool {
-        let reason = self.outcome.as_ref().ok().and_then(|evaluated| evaluated.view().outcome.reason());
-        reason.is_some_and(|reason| reason == WARMING || reason == FaultKind::Missing.as_str())
+    /// How soon it is to be evaluated again although no snapshot tells that there is another: where the policy was not ready,
+    /// or rests after a failure.
+    fn stands_for(&self) -> Option<Duration> {
+        let reason = self.outcome.as_ref().ok()?.view().outcome.reason()?;
+        match reason {
+            WARMING => Some(NOT_READY),
+            reason if reason == FaultKind::Missing.as_str() => Some(NOT_READY),
+            // Enabling it is a change that is told.
+            reason if reason.starts_with(FaultKind::Disabled.as_str()) => None,
+            _ => Some(RESTS),
+        }
     }
 }
 
-/// How soon a provisional answer is evaluated again.
-const EVALUATE_AGAIN: Duration = Duration::from_millis(250);
+/// How soon an answer is evaluated again that was given before the policy was ready,
+const NOT_READY: Duration = Duration::from_millis(250);
+/// or while it rests after a failure: as lookups of one second are.
+const RESTS: Duration = Duration::from_secs(1);
 
 /// The watched questions.
 pub struct Hub {
@@ -139,7 +148,7 @@ async fn follow(
         let answer = Final::of(&shared, &question).await;
         drop(shared);
         stats.evaluations.fetch_add(1, Ordering::Relaxed);
-        let provisional = answer.is_provisional();
+        let stands_for = answer.stands_for();
         let Some(subject) = sender.upgrade() else { return };
         let changed = subject.send_if_modified(|known| {
             let changed = known.as_ref().is_none_or(|known| known.tag != answer.tag);
@@ -154,7 +163,7 @@ async fn follow(
         drop(subject);
         tokio::select! {
             () = changes.next() => {}
-            () = tokio::time::sleep(EVALUATE_AGAIN), if provisional => {}
+            () = tokio::time::sleep(stands_for.unwrap_or_default()), if stands_for.is_some() => {}
             () = abandoned(gone) => return,
         }
     }

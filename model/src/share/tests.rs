@@ -173,6 +173,20 @@ fn destinations_that_were_not_shown_are_nonsense() {
     assert!(matches!(expand(&twice, &snapshot), Err(Nonsense::Duplicate { .. })));
 }
 
+/// Neither by leaving out what is at home nor by giving it no weight.
+#[test]
+fn a_plan_that_names_nothing_at_home_stays_within_the_bound() {
+    let snapshot = snapshot(10, 2, vec![remote("east", &[("ea", 3)], 10)], 0.3);
+    let nothing = vec![tier(&[(away(0), 1)])];
+    let weightless = vec![tier(&[(Destination::Endpoint(0), 0), (away(0), 1)])];
+    for plan in [nothing, weightless] {
+        let ready = tiers(plan, &snapshot);
+        assert!((remote_share(&ready[0], &snapshot) - 0.3).abs() < 1e-5, "{ready:?}");
+    }
+    let dead = self::snapshot(0, 2, vec![remote("east", &[("ea", 3)], 10)], 0.3);
+    assert_eq!(remote_share(&tiers(vec![tier(&[(away(0), 1)])], &dead)[0], &dead), 1.0, "the last resort");
+}
+
 #[test]
 fn the_native_fallback_goes_abroad_at_last_and_to_the_best_first() {
     let regions = vec![remote("east", &[("ea", 1)], 100), remote("west", &[("wa", 1)], 10)];

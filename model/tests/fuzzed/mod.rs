@@ -13,7 +13,7 @@ use meridian_model::policy::schema::Schema;
 use meridian_model::policy::sections::{MAX_SECTION_BYTES, Sections};
 use meridian_model::remote::{FULL_RAMP, Freshness, Remote, Standing};
 use meridian_model::rollout::{Return, Terms};
-use meridian_model::snapshot::{Snapshot, Withheld};
+use meridian_model::snapshot::{Endpoint, Snapshot, Withheld};
 use meridian_model::summary::{IdAndHost, Ingress, RemoteEndpoint, Subset, Summary};
 use meridian_model::time::UnixMillis;
 use serde_json::Value;
@@ -173,7 +173,10 @@ fn hold_remote_share(tiers: &[ReadyTier], snapshot: &Snapshot) {
         let of = tier.endpoints.iter().zip(&tier.weights).filter(|(at, _)| here(at) == local);
         of.map(|(_, weight)| *weight as f64).sum()
     };
-    if tiers.iter().all(|tier| sum(tier, true) == 0.0) {
+    let weighs = |endpoint: &Endpoint| endpoint.status.is_eligible() && endpoint.instance.declared.weight > 0;
+    if !snapshot.endpoints.iter().any(|endpoint| weighs(endpoint))
+        && tiers.iter().all(|tier| sum(tier, true) == 0.0)
+    {
         return;
     }
     let Some(first) = tiers.first() else { return };
