@@ -369,7 +369,9 @@ async fn what_makes_no_sense_of_a_service_that_stands_still_is_asked_again() {
     let mut worker = host.worker();
     let service = healthy(0, 2, &unproven(bound("p", &module, "")));
     let caller = caller_in(&mut worker, &service, 'a');
-    let lookups = || drop(worker.lookup_now(&service, caller, None, 0));
+    let lookups = || {
+        let _ = worker.lookup_now(&service, caller, None, 0);
+    };
     let seen = until_seen(&host, lookups, |seen| seen.active.evidence.faults >= 3).await;
     assert!(seen.active.evidence.rests && seen.active.evidence.last_fault.starts_with("plans"));
     // What is published meanwhile is asked of, and is no failure more.
