@@ -364,10 +364,11 @@ fn unproven(active: Bound) -> Arc<Effective> {
 /// Nothing changes, and few ask: it is found out nevertheless, and as one caller's failure only as often as it is asked.
 #[tokio::test]
 async fn what_makes_no_sense_of_a_service_that_stands_still_is_asked_again() {
-    let module = Guest::to_endpoint(5).build();
+    let nonsense = Some(vec![(10_000, vec![vec![(99, 1)]])]);
+    let module = Guest { armed_answer: nonsense, ..Guest::to_endpoint(0) }.build();
     let host = host_with(&[&module]);
     let mut worker = host.worker();
-    let service = healthy(0, 2, &unproven(bound("p", &module, "")));
+    let service = healthy(0, 2, &unproven(bound("p", &module, "{}")));
     let caller = caller_in(&mut worker, &service, 'a');
     let lookups = || {
         let _ = worker.lookup_now(&service, caller, None, 0);
@@ -388,7 +389,7 @@ async fn what_makes_no_sense_of_a_service_that_stands_still_is_asked_again() {
 async fn what_fails_where_no_worker_is_asked_is_a_failure() {
     let module = Guest { route: TRAP.into(), ..Guest::to_endpoint(1) }.build();
     let host = host_with(&[&module]);
-    let service = healthy(0, 6, &unproven(bound("p", &module, "")));
+    let service = healthy(0, 6, &unproven(bound("p", &module, "{}")));
     let caller = || Caller::in_zone(region(), None);
     for round in 1..=2 {
         let answer = host.evaluate(Arc::clone(&service), caller(), Some(7)).await;

@@ -174,9 +174,7 @@ fn hold_remote_share(tiers: &[ReadyTier], snapshot: &Snapshot) {
         of.map(|(_, weight)| *weight as f64).sum()
     };
     let weighs = |endpoint: &Endpoint| endpoint.status.is_eligible() && endpoint.instance.declared.weight > 0;
-    if !snapshot.endpoints.iter().any(|endpoint| weighs(endpoint))
-        && tiers.iter().all(|tier| sum(tier, true) == 0.0)
-    {
+    if !snapshot.endpoints.iter().any(weighs) && tiers.iter().all(|tier| sum(tier, true) == 0.0) {
         return;
     }
     let Some(first) = tiers.first() else { return };
