@@ -547,6 +547,27 @@ fn names_that_a_peer_makes_up_are_not_followed_for_ever() {
     assert!(exchange.sources.is_empty());
 }
 
+/// Nor do states that a gateway claims to remember.
+#[test]
+fn states_that_a_gateway_makes_up_are_not_remembered_for_ever() {
+    let mut exchange = exchange("b", Node);
+    exchange.handle_link_up(Monotonic(1_000), LinkId(1), peer("b", Leaf));
+    let version = Version { incarnation: LIFE, index: 1, root: Root([1; 32]) };
+    for round in 0..50u64 {
+        let held = |n| message::Held {
+            origin: region(&format!("nowhere-{round}-{n}")),
+            version: Some(version),
+            follow: true,
+        };
+        let have = message::Have { origins: (0..limits::ORIGINS).map(held).collect() };
+        exchange.handle_message(Monotonic(1_000 + round), LinkId(1), Message::Have(have));
+        let closed = std::iter::from_fn(|| exchange.poll_output()).find(|o| matches!(o, Output::Close(..)));
+        assert!(closed.is_none(), "{closed:?}");
+        let remembered = exchange.links[&LinkId(1)].remembers.len();
+        assert!((1..=limits::ORIGINS).contains(&remembered), "{remembered} after {round}");
+    }
+}
+
 /// What comes from the disk is as old as it was and the time since; of a time that is not known, nothing is believed.
 #[test]
 fn an_image_keeps_states_and_ages() {
