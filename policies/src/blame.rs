@@ -157,7 +157,12 @@ impl Clerk {
                 self.blame_candidate(slot, &bound, &[fault], caller.is_some(), now);
                 continue;
             }
-            if caller.is_none() && self.services.contains_key(&slot) {
+            let ended = fault.ends_instance() || fault.kind == FaultKind::Route;
+            if !ended && bound != snapshot.binding.active {
+                // A refusal by one that stands ready is nobody's trouble.
+                continue;
+            }
+            if ended && caller.is_none() && self.services.contains_key(&slot) {
                 self.failed_as_a_whole(slot, &bound, &fault, now);
                 continue;
             }
