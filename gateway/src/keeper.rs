@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::directory::{Directory, Rules};
+use crate::emptied::Emptied;
 use crate::guardian::{GuardianInput, LoadRecord};
 use crate::image::Image;
 use crate::loader::{Wanted, Wish};
@@ -87,12 +88,11 @@ pub struct Keeper {
     returning: BTreeMap<ServiceKey, Return>,
     /// The binding that services of a namespace had last which have none of their own.
     shared: BTreeMap<Namespace, Arc<Effective>>,
-    /// Until when each service is known that has no instances, here or elsewhere.
-    emptied: BTreeMap<ServiceKey, Monotonic>,
+    /// Services that have no instances.
+    emptied: Emptied,
     /// Versions that lost their manifests, or never had one: not kept once no binding names them.
     unlisted: BTreeSet<PolicyVersion>,
     serial: u64,
-    known_for: Duration,
 }
 
 impl Keeper {
@@ -124,10 +124,9 @@ impl Keeper {
             members: BTreeSet::new(),
             held: BTreeMap::new(),
             shared: BTreeMap::new(),
-            emptied: BTreeMap::new(),
+            emptied: Emptied::new(known_for),
             unlisted: BTreeSet::new(),
             serial: 0,
-            known_for,
         }
     }
 
@@ -141,9 +140,7 @@ impl Keeper {
         }
         let now = clock::monotonic_now();
         for (key, since) in image.emptied {
-            let left = self.known_for.saturating_sub(clock::unix_now().since(since));
-            if !left.is_zero() {
-                self.emptied.insert(key.clone(), now.plus(left));
+            if self.emptied.restore(key.clone(), clock::unix_now().since(since), now) {
                 touched.merge(self.catalog.remember_service(&key));
             }
         }
@@ -240,10 +237,7 @@ impl Keeper {
             add(Key::Drain(region.clone(), zone.clone()), record::encode(&**drain), modified);
         }
         let (now, saved_at) = (clock::monotonic_now(), clock::unix_now());
-        let emptied = self.emptied.iter().map(|(key, until)| {
-            let age = self.known_for.saturating_sub(until.since(now));
-            (key.clone(), saved_at.before(age))
-        });
+        let emptied = self.emptied.ages(now).map(|(key, age)| (key.clone(), saved_at.before(age)));
         Some(Image { incarnation, revision: self.revision, saved_at, records, emptied: emptied.collect() })
     }
 
@@ -545,11 +539,8 @@ impl Keeper {
             }
             self.share_binding(&mut snapshot);
             // What another region knows is not forgotten while it does.
-            if snapshot.endpoints.is_empty() && !self.catalog.neighbours().knows(&key) {
-                self.emptied.entry(key).or_insert(now.plus(self.known_for));
-            } else {
-                self.emptied.remove(&key);
-            }
+            let (here, elsewhere) = (!snapshot.endpoints.is_empty(), self.catalog.neighbours().knows(&key));
+            self.emptied.note(&key, here, elsewhere, now);
             let snapshot = self.directory.publish(snapshot);
             self.host.published(&snapshot);
             self.stats.published.fetch_add(1, Ordering::Relaxed);
@@ -661,20 +652,15 @@ impl Keeper {
             touched.merge(self.catalog.set_ramp(key, ramp));
         }
         self.publish(touched, now);
-        // They were known by a region alone that was silent for as long as services are known without anything.
         for key in self.neighbourhood.take_forgotten() {
-            if let Some(until) = self.emptied.get_mut(&key) {
-                *until = now;
-            }
+            self.emptied.give_up(&key, now);
         }
-        let forgotten: Vec<ServiceKey> =
-            self.emptied.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
+        let forgotten = self.emptied.take_over(now);
         if !forgotten.is_empty() {
             // It may have been the last one of its namespace.
             self.shared.clear();
         }
         for key in forgotten {
-            self.emptied.remove(&key);
             let slot = self.directory.get(&key).map(|published| published.current().slot);
             if self.catalog.forget_service(&key) {
                 self.directory.forget(&key);

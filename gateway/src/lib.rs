@@ -6,6 +6,7 @@ pub mod config;
 pub mod directory;
 pub mod disk;
 pub mod duration;
+mod emptied;
 pub mod federation;
 pub mod figures;
 pub mod gateway;
