@@ -17,7 +17,8 @@ pub(super) struct Gather {
     next: u32,
     changed: Vec<Record>,
     removed: Vec<RecordKey>,
-    size: usize,
+    /// Bytes of the parts that came.
+    pub(super) size: usize,
     /// When the last part came.
     pub(super) at: Monotonic,
 }

@@ -21,6 +21,8 @@ pub struct Limits {
     pub parts_in_flight: usize,
     /// Updates of several parts under way on one link, in each direction.
     pub transfers: usize,
+    /// Bytes that all links of one region may have gathered aside.
+    pub gathered_bytes: usize,
     /// Changed keys that are remembered for deltas, per origin.
     pub changes: usize,
 }
@@ -34,6 +36,7 @@ impl Default for Limits {
             part_bytes: PART_BYTES,
             parts_in_flight: PARTS_IN_FLIGHT,
             transfers: TRANSFERS,
+            gathered_bytes: GATHERED_BYTES,
             changes: CHANGES,
         }
     }
@@ -59,6 +62,9 @@ pub const PARTS_IN_FLIGHT: usize = 4;
 /// Updates of several parts under way on one link, in each direction: what a peer can make us gather aside is this many
 /// origins.
 pub const TRANSFERS: usize = 4;
+/// What all links of one region may have gathered aside: a region with many links has no more room than one with few. Two
+/// origins of the largest size, six of the size that a region is built for. Its own transfers give way, no other region's.
+pub const GATHERED_BYTES: usize = 2 * ORIGIN_BYTES;
 /// Changed and removed records that are remembered for deltas, per origin: over a minute of 50 changes a second. A
 /// subscriber that missed more compares buckets.
 pub const CHANGES: usize = 4_096;

@@ -1,5 +1,6 @@
 //! What single promises cost and refuse, with a few exchanges that are wired by hand. The simulator has the rest.
 
+mod gathered;
 mod lives;
 mod renewal;
 

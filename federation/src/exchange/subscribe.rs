@@ -164,6 +164,7 @@ impl Exchange {
         gather.push(now, update, &self.limits)?;
         if !last {
             link.gathers.insert(origin, gather);
+            self.bound_gathers(id);
             return Ok(());
         }
         let place = gather.place();
@@ -277,6 +278,28 @@ impl Exchange {
                 link.gathers.iter().min_by_key(|(_, gather)| gather.at).map(|(origin, _)| origin.clone());
             let Some(oldest) = oldest else { break };
             link.gathers.remove(&oldest);
+            self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
+        }
+    }
+
+    /// At most so many bytes are gathered by all links of a region: what waited longest of them gives way.
+    fn bound_gathers(&mut self, id: LinkId) {
+        let Some(region) = self.links.get(&id).map(|link| link.peer.region.clone()) else { return };
+        loop {
+            let gathers = || {
+                let links = self.links.iter().filter(|(_, link)| link.peer.region == region);
+                links.flat_map(|(id, link)| {
+                    link.gathers.iter().map(move |(origin, gather)| (*id, origin, gather))
+                })
+            };
+            if gathers().map(|(.., gather)| gather.size).sum::<usize>() <= self.limits.gathered_bytes {
+                return;
+            }
+            let oldest = gathers().min_by_key(|(.., gather)| gather.at);
+            let Some((id, origin)) = oldest.map(|(id, origin, _)| (id, origin.clone())) else { return };
+            if let Some(link) = self.links.get_mut(&id) {
+                link.gathers.remove(&origin);
+            }
             self.counters.transfers_dropped = self.counters.transfers_dropped.saturating_add(1);
         }
     }

@@ -25,6 +25,7 @@ pub(super) const LIMITS: Limits = Limits {
     part_bytes: 120,
     parts_in_flight: 2,
     transfers: 2,
+    gathered_bytes: 2_400,
     changes: 6,
 };
 
