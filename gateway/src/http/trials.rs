@@ -15,8 +15,9 @@ use meridian_model::binding::{Binding, Bound, Effective, Limits, Regions, Source
 use meridian_model::caller::Caller;
 use meridian_model::contrast::Spread;
 use meridian_model::names::{Namespace, RegionName, ServiceKey, ZoneName};
+use meridian_model::remote::Remote;
 use meridian_model::rollout::Terms;
-use meridian_model::snapshot::{Place, Snapshot, WithheldBy};
+use meridian_model::snapshot::{Place, Snapshot, WithheldBy, WithheldRegion};
 use meridian_model::status::Status;
 use meridian_policies::{Evaluation, Host, Outcome};
 use serde::Deserialize;
@@ -89,10 +90,15 @@ fn under(live: &Snapshot, bound: &Bound, limits: Limits, caller_labels: BTreeSet
     with_binding(live, Effective { limits, caller_labels, ..Effective::only(bound.clone()) })
 }
 
-/// The snapshot under another binding: of its remotes those stay that this one allows.
+/// The snapshot under another binding: of its remotes those stay that this one allows, and the others are withheld.
 fn with_binding(live: &Snapshot, binding: Effective) -> Snapshot {
     let mut next = live.clone();
-    next.remotes.retain(|remote| binding.limits.allow(&remote.region));
+    let left_out = next.remotes.extract_if(.., |remote| !binding.limits.allow(&remote.region));
+    next.withheld.regions.extend(left_out.map(|Remote { region, standing, summary, .. }| {
+        let (healthy, total) = summary.health();
+        WithheldRegion { region, by: WithheldBy::Limits, standing, healthy, total }
+    }));
+    next.withheld.regions.sort_by(|one, other| one.region.cmp(&other.region));
     next.binding = Arc::new(binding);
     next
 }

@@ -97,6 +97,15 @@ async fn lookups_go_only_where_the_binding_lets_them() {
         assert!((before - 1.0).abs() < 1e-3, "{}", only.json);
     }
 
+    // What limits leave out is told of where they are only tried, too.
+    let body = json!({ "service": ORDERS, "limits": { "regions": [REGIONS[US]] } });
+    let tried = operator.post("/v1/policies/zone-fallback/try", &body).await.expect(200);
+    let answer = &tried["results"][0]["answer"];
+    let remotes = answer["explain"]["regions"]["remotes"].as_array().unwrap();
+    let kept: Vec<_> = remotes.iter().map(|r| (r["region"].as_str().unwrap(), &r["kept"])).collect();
+    assert_eq!(kept, [(REGIONS[EU], &json!(false)), (REGIONS[US], &json!(true))], "{}", tried.json);
+    assert_eq!(answer["explain"]["regions"]["outsideLimits"], 1, "{}", tried.json);
+
     // Limits are the host's; a policy that stays at home says so itself, with another code.
     bind_with(json!({ "regionFallback": "never" }), json!("all")).await;
     until("the policy refuses", IN_FORCE, async || client.resolve(ORDERS, "").await.status == 503).await;
