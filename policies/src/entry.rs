@@ -4,7 +4,7 @@ use crate::callers::{CallerId, Known};
 use crate::clerk::Waiter;
 use crate::fault::Fault;
 use crate::lane::LaneName;
-use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, CALLER_BACKOFF};
+use crate::limits::{BACKOFF, BACKOFF_FORGOTTEN, CALLER_BACKOFF, PROBATION, PROBATION_FAULTS};
 use crate::preparation::Banned;
 use crate::view::View;
 use meridian_model::binding::Bound;
@@ -22,6 +22,8 @@ struct Ban {
     fault: Fault,
     until: Instant,
     pause: Duration,
+    /// How often it has failed, of the same trouble.
+    times: u32,
     /// Whether it is asked nevertheless when the service changes: what made no sense of one snapshot may of the next.
     asked: bool,
 }
@@ -145,25 +147,34 @@ impl Entry {
         now: Instant,
         asked: bool,
     ) -> Instant {
-        let (shortest, longest) = if caller.is_some() { CALLER_BACKOFF } else { BACKOFF };
         let (binding, callers) = (&self.latest.binding, &self.callers);
+        let (shortest, longest) = if caller.is_some() { CALLER_BACKOFF } else { BACKOFF };
+        let on_probation = caller.is_none() && binding.is_observed() && bound == binding.active;
         self.bans.retain(|ban| {
             let asks = ban.caller.is_none_or(|id| callers.iter().any(|known| known.id == id));
             asks && binding.versions().any(|bound| *bound == ban.bound)
         });
+        let pause = |times: u32, before: Duration| match times {
+            1..PROBATION_FAULTS if on_probation => PROBATION.0,
+            PROBATION_FAULTS if on_probation => PROBATION.1,
+            1 => shortest,
+            _ => (before * 2).clamp(shortest, longest),
+        };
         let same = |ban: &&mut Ban| ban.bound == bound && ban.caller == caller && ban.asked == asked;
         if let Some(ban) = self.bans.iter_mut().find(same) {
             if ban.until > now {
                 return ban.until;
             }
             let same_trouble = now.duration_since(ban.until) < BACKOFF_FORGOTTEN;
-            ban.pause = if same_trouble { (ban.pause * 2).min(longest) } else { shortest };
+            ban.times = if same_trouble { ban.times.saturating_add(1) } else { 1 };
+            ban.pause = pause(ban.times, ban.pause);
             ban.until = now + ban.pause;
             ban.fault = fault;
             return ban.until;
         }
-        let until = now + shortest;
-        self.bans.push(Ban { bound, caller, fault, until, pause: shortest, asked });
+        let pause = pause(1, shortest);
+        let until = now + pause;
+        self.bans.push(Ban { bound, caller, fault, until, pause, times: 1, asked });
         until
     }
 
