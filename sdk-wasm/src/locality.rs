@@ -241,6 +241,9 @@ impl<'a> Levels<'a> {
             several => tiers.push(mixed(several)),
         }
         tiers.extend(waiting.into_iter().map(alone));
+        if let Some(first) = tiers.first_mut().filter(|tier| tier.leaves_the_region()) {
+            first.remark(self.why_elsewhere());
+        }
         if tiers.is_empty() && self.at_home {
             return Plan::refuse();
         }
@@ -248,6 +251,19 @@ impl<'a> Levels<'a> {
             tiers.push(Tier::new("nothing is healthy").endpoints(self.service.endpoints()));
         }
         Plan::new(tiers)
+    }
+
+    /// What takes all lookups out of the region.
+    fn why_elsewhere(&self) -> &'static str {
+        let any = |levels: &[Level]| levels.iter().any(|level| !level.members.is_empty());
+        let [_, evacuated_zones, ..] = &self.last;
+        match self.service.endpoints().next() {
+            // It is on its way back.
+            _ if any(&self.local) => "",
+            _ if any(evacuated_zones) => ", zones here are being drained",
+            Some(_) => ", nothing healthy here",
+            None => ", nothing here",
+        }
     }
 
     /// What each local and then each remote level gets. A recovering region takes its ramp's part of what it could carry.

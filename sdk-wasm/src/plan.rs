@@ -50,6 +50,16 @@ impl Tier {
         self.with(Destination::Subset(remote, position), weight)
     }
 
+    /// Whether it has nothing of this region.
+    pub(crate) fn leaves_the_region(&self) -> bool {
+        !self.choices.iter().any(|choice| matches!(choice.destination, Destination::Endpoint(_)))
+    }
+
+    /// Says more of why traffic goes here.
+    pub(crate) fn remark(&mut self, remark: &str) {
+        self.reason.push_str(remark);
+    }
+
     pub(crate) fn with(mut self, destination: Destination, weight: u32) -> Self {
         self.choices.push(Choice { destination, weight });
         self

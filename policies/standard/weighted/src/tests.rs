@@ -119,7 +119,10 @@ fn a_failover_keeps_the_weights_and_the_keys() {
     near(after.share_of_version("1"), 0.99);
     near(after.share_of_version("2"), 0.01);
     assert_eq!(after.tiers_of("version:2")[0], ["eu-west-1/eu-west-1a/2/"]);
-    assert_eq!(after.reasons_of("version:2"), ["version:2: eu-west-1", "other weights: eu-west-1"]);
+    assert_eq!(
+        after.reasons_of("version:2"),
+        ["version:2: eu-west-1, nothing healthy here", "other weights: eu-west-1"]
+    );
     for n in 0..500 {
         let key = format!("user-{n}");
         assert_eq!(before.plan_for_key(&key), after.plan_for_key(&key), "{key}");

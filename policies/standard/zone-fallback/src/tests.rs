@@ -203,8 +203,25 @@ fn reasons_tell_a_broken_link_from_a_silent_region() {
         .remote("cut-off", |r| r.unreachable().endpoints("x", 1, 1))
         .remote("fading", |r| r.unreachable().suspect().endpoints("x", 1, 1))
         .remote("silent", |r| r.unreachable().stale().endpoints("x", 1, 1));
-    let reasons = ["cut-off, not reachable", "fading, not heard of lately", "silent, not heard of lately"];
+    let reasons = [
+        "cut-off, not reachable, nothing here",
+        "fading, not heard of lately",
+        "silent, not heard of lately",
+    ];
     assert_eq!(ask(&service).reasons_of("all"), reasons);
+}
+
+#[test]
+fn what_leaves_the_region_says_why() {
+    let abroad = |service: Service| service.remote("near", |r| r.endpoints("near-a", 4, 4));
+    let why = |service: &Service| ask(service).reasons_of("all")[0].to_owned();
+    assert_eq!(why(&abroad(Service::named("orders-api"))), "near, nothing here");
+    let dead = abroad(Service::named("orders-api").endpoint("one", |e| e.zone(A).unhealthy()));
+    assert_eq!(why(&dead), "near, nothing healthy here");
+    let evacuated = abroad(Service::named("orders-api").endpoint("one", |e| e.zone(A))).draining_zone(A);
+    assert_eq!(why(&evacuated), "near, zones here are being drained");
+    assert_eq!(why(&abroad(two_zones(5))), "own zone 70.0 %, other zones 30.0 %");
+    assert_eq!(why(&abroad(two_zones(10).ramp(0))), "near");
 }
 
 #[test]
