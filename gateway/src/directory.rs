@@ -8,10 +8,11 @@ use meridian_model::binding::{Binding, Manifest};
 use meridian_model::disabled::Switches;
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceKey, ServiceName};
 use meridian_model::neighbours::{Drain, Drained};
+use meridian_model::remote::FULL_RAMP;
 use meridian_model::snapshot::Snapshot;
 use meridian_model::time::Monotonic;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
@@ -137,6 +138,8 @@ pub struct Currency {
     others: ArcSwap<Vec<Arc<OtherRegion>>>,
     /// Endpoints of other regions that were given out.
     elsewhere: AtomicU64,
+    /// How much of its traffic the own region takes while it returns from a drain.
+    own_ramp: AtomicU32,
 }
 
 impl Currency {
@@ -194,6 +197,15 @@ impl Currency {
     /// How many endpoints of other regions were given out.
     pub fn given_elsewhere(&self) -> u64 {
         self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// How much of its own traffic the region takes, of [`FULL_RAMP`]: less than all while it returns from a drain.
+    pub fn own_ramp(&self) -> u32 {
+        self.own_ramp.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_own_ramp(&self, ramp: u32) {
+        self.own_ramp.store(ramp, Ordering::Relaxed);
     }
 
     pub(crate) fn count_elsewhere(&self) {
@@ -289,6 +301,7 @@ impl Default for Directory {
                 from_disk_saved_at: AtomicU64::new(0),
                 others: ArcSwap::default(),
                 elsewhere: AtomicU64::new(0),
+                own_ramp: AtomicU32::new(FULL_RAMP),
             },
         }
     }

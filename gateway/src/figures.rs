@@ -10,9 +10,12 @@ use crate::loader::LoaderStats;
 use crate::lookup::watch::WatchStats;
 use crate::metrics::{Figure, Source};
 use crate::steward::StewardStats;
+use meridian_model::names::RegionName;
+use meridian_model::remote::{FULL_RAMP, Freshness};
 use meridian_model::status::Status;
 use meridian_policies::Host;
 use meridian_registry::etcd::Stats as EtcdStats;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -84,6 +87,43 @@ pub fn directory(directory: Arc<Directory>) -> Source {
     })
 }
 
+/// Regions as lookups see them, those too that nothing was ever heard of.
+pub fn regions(own: RegionName, peers: BTreeSet<RegionName>, directory: Arc<Directory>) -> Source {
+    Box::new(move || {
+        let (currency, rules, now) = (&directory.currency, directory.rules(), clock::monotonic_now());
+        let heard = currency.others();
+        let mut known = vec![(&own, Freshness::of_age_ms(currency.age_ms(now)), currency.own_ramp())];
+        known.extend(heard.iter().map(|other| {
+            let freshness = other.age_ms(now).map_or(Freshness::Stale, Freshness::of_age_ms);
+            (&other.name, freshness, other.page().map_or(FULL_RAMP, |page| page.standing.ramp))
+        }));
+        let unheard = peers.iter().filter(|peer| heard.iter().all(|other| other.name != **peer));
+        known.extend(unheard.map(|peer| (peer, Freshness::Stale, FULL_RAMP)));
+        let mut freshnesses = Vec::new();
+        let (mut ramps, mut draining) = (Vec::new(), Vec::new());
+        for (name, is, ramp) in known {
+            for freshness in [Freshness::Fresh, Freshness::Suspect, Freshness::Stale] {
+                let labels = format!("region=\"{name}\",freshness=\"{}\"", freshness.as_str());
+                freshnesses.push((labels, f64::from(u8::from(freshness == is))));
+            }
+            let label = format!("region=\"{name}\"");
+            ramps.push((label.clone(), f64::from(ramp) / f64::from(FULL_RAMP)));
+            let asked = rules.drains.keys().filter(|(drained, _)| drained == name).count();
+            draining.push((label, asked as f64));
+        }
+        let gauge = |name, help, values| Figure { name, kind: "gauge", help, values };
+        vec![
+            gauge("meridian_region_freshness", "1 for what the state of a region is", freshnesses),
+            gauge("meridian_region_ramp_ratio", "Part of its rightful traffic that a region takes", ramps),
+            gauge(
+                "meridian_region_drains",
+                "Drains that operators of this region asked for, whole or by zone",
+                draining,
+            ),
+        ]
+    })
+}
+
 /// The keeper.
 pub fn keeper(stats: Arc<KeeperStats>) -> Source {
     Box::new(move || {
@@ -130,6 +170,12 @@ pub fn host(host: Arc<Host>) -> Source {
         };
         vec![
             Figure::counter("meridian_lookups_total", "Lookups routed", stats.lookups),
+            Figure::by(
+                "meridian_lookups_stood_in_total",
+                "Lookups that another than the bound version of a policy answered, by the outcome that they tell",
+                "outcome",
+                &stats.stood_in,
+            ),
             Figure::counter("meridian_policy_calls_total", "Calls of route", stats.calls),
             Figure::counter(
                 "meridian_lookups_cold_total",

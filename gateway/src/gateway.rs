@@ -306,6 +306,7 @@ impl Gateway {
         ];
 
         let mut sources = vec![
+            figures::regions(region.name.clone(), region.peers.clone(), Arc::clone(&directory)),
             figures::directory(directory),
             figures::keeper(keeper_stats),
             figures::host(host),

@@ -527,6 +527,7 @@ impl Keeper {
         let spared = self.catalog.is_drained(self.catalog.region());
         let ramp = self.homecoming.0.ramp(spared, now);
         if ramp != std::mem::replace(&mut self.homecoming.1, ramp) {
+            self.directory.currency.set_own_ramp(ramp);
             touched.services.extend(self.catalog.services().cloned());
         }
         for key in touched.services {

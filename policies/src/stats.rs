@@ -16,6 +16,8 @@ pub struct HostStats {
     pub cold_lookups: u64,
     /// Lookups answered with the reason `warming`.
     pub warming_answers: u64,
+    /// Lookups that something else than the bound version answered, by outcome.
+    pub stood_in: Vec<(&'static str, u64)>,
     /// Faults by kind, in preparation and in `route`.
     pub faults: Vec<(FaultKind, u64)>,
     /// Choices that the host took out of plans of views that it prepared, by limit.
@@ -82,6 +84,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) calls: Own,
     pub(crate) cold: Own,
     pub(crate) warming: Own,
+    pub(crate) last_good: Own,
+    pub(crate) fallback: Own,
 }
 
 /// Counters that several threads write, off the path of lookups.
@@ -118,6 +122,8 @@ pub(crate) struct WorkerTotals {
     pub(crate) calls: AtomicU64,
     pub(crate) cold: AtomicU64,
     pub(crate) warming: AtomicU64,
+    pub(crate) last_good: AtomicU64,
+    pub(crate) fallback: AtomicU64,
 }
 
 impl Counters {
@@ -143,6 +149,8 @@ impl Counters {
         self.left.calls.fetch_add(worker.calls.get(), Ordering::Relaxed);
         self.left.cold.fetch_add(worker.cold.get(), Ordering::Relaxed);
         self.left.warming.fetch_add(worker.warming.get(), Ordering::Relaxed);
+        self.left.last_good.fetch_add(worker.last_good.get(), Ordering::Relaxed);
+        self.left.fallback.fetch_add(worker.fallback.get(), Ordering::Relaxed);
     }
 
     pub(crate) fn read<'a>(
@@ -157,6 +165,7 @@ impl Counters {
             calls: get(&self.left.calls),
             cold_lookups: get(&self.left.cold),
             warming_answers: get(&self.left.warming),
+            stood_in: Vec::new(),
             faults: FaultKind::ALL.into_iter().zip(self.faults.iter().map(get)).collect(),
             clamped: vec![
                 ("eligible-status", get(&self.ineligible)),
@@ -182,12 +191,16 @@ impl Counters {
             evaluations: get(&self.evaluations),
             undelivered: get(&self.undelivered),
         };
+        let (mut last_good, mut fallback) = (get(&self.left.last_good), get(&self.left.fallback));
         for worker in workers {
+            last_good += worker.last_good.get();
+            fallback += worker.fallback.get();
             stats.lookups += worker.lookups.get();
             stats.calls += worker.calls.get();
             stats.cold_lookups += worker.cold.get();
             stats.warming_answers += worker.warming.get();
         }
+        stats.stood_in = vec![("last-good", last_good), ("fallback", fallback)];
         stats
     }
 }

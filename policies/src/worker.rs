@@ -14,7 +14,7 @@ use crate::preparation::{Parcel, Post};
 use crate::remains::Remains;
 use crate::shadow::{Log, Sample};
 use crate::stats::WorkerCounters;
-use crate::view::View;
+use crate::view::{Outcome, View};
 use meridian_model::binding::{Bound, Effective, Stage};
 use meridian_model::names::{RegionName, ZoneName};
 use meridian_model::plan::ReadyPlans;
@@ -289,6 +289,11 @@ impl Worker {
         let place = warm.place(caller)?;
         let desk = warm.desks.get(place)?;
         self.counters.lookups.add(1);
+        match &desk.view.outcome {
+            Outcome::Ok => {}
+            Outcome::LastGood { .. } => self.counters.last_good.add(1),
+            Outcome::Fallback { .. } => self.counters.fallback.add(1),
+        }
         desk.view.mark_used();
         if desk.trial.is_some() {
             return self.route_observed(snapshot, caller, place, key, words);
@@ -361,7 +366,7 @@ impl Worker {
             self.samples.note(Sample { slot, caller, key, words, plan, serial });
         }
         match failed {
-            Some(fault) if desk.view.outcome == crate::view::Outcome::Ok => {
+            Some(fault) if desk.view.outcome == Outcome::Ok => {
                 self.scratch = Some(Arc::new(desk.view.after(&fault)));
                 Some(Found { place, side: Side::Scratch, plan })
             }

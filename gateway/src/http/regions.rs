@@ -65,7 +65,7 @@ fn own(region: &Region, drains: &Drains) -> Value {
     json!({
         "region": region.name, "self": true, "freshness": Freshness::of_age_ms(age), "ageMs": age, "reachable": true,
         "incarnation": life.incarnation, "index": life.index(), "roundTripMs": 0,
-        "ramp": meridian_model::remote::FULL_RAMP, "headroom": room,
+        "ramp": currency.own_ramp(), "headroom": room,
         "services": count, "healthy": healthy, "total": total,
         "draining": draining, "drainingZones": zones, "zones": region.zones,
     })
@@ -116,11 +116,16 @@ fn others(region: &Region, drains: &Drains) -> BTreeMap<RegionName, Value> {
 }
 
 /// Every region that this gateway knows, its own first.
-#[utoipa::path(get, path = "/v1/regions", tag = "lookups",
+#[utoipa::path(get, path = "/v1/regions", tag = "lookups", params(("index" = Option<u64>, Query)),
     responses((status = 200, description = "all that are known", body = schema::RegionList)))]
-pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn list(
+    State(region): State<Arc<Region>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     require_ready(&region)?;
     require_reader(&region, &headers)?;
+    request::await_index(&region, query.as_deref()).await?;
     let rules = region.directory.rules();
     let others = others(&region, &rules.drains);
     let items: Vec<Value> =
@@ -130,15 +135,18 @@ pub async fn list(State(region): State<Arc<Region>>, headers: HeaderMap) -> Resu
 }
 
 /// One region.
-#[utoipa::path(get, path = "/v1/regions/{region}", tag = "lookups", params(("region" = String, Path)),
+#[utoipa::path(get, path = "/v1/regions/{region}", tag = "lookups",
+    params(("region" = String, Path), ("index" = Option<u64>, Query)),
     responses((status = 200, description = "how it stands", body = schema::Region), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,
     Path(name): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     require_ready(&region)?;
     require_reader(&region, &headers)?;
+    request::await_index(&region, query.as_deref()).await?;
     let name: RegionName = request::name(&name)?;
     let rules = region.directory.rules();
     if name == region.name {
@@ -171,7 +179,7 @@ fn no_such_region(region: &Region, name: &RegionName) -> Problem {
 /// Asks for a region, or one of its zones, to be spared: its traffic yields to others, and it stays the last resort.
 #[utoipa::path(post, path = "/v1/regions/{region}/drain", tag = "operators",
     params(("region" = String, Path), ("zone" = Option<String>, Query, description = "only this zone")),
-    request_body(content = ReasonBody),
+    request_body(content = Option<ReasonBody>),
     responses((status = 200, description = "asked for", body = schema::Drained), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn drain(
@@ -186,7 +194,7 @@ pub async fn drain(
 
 /// Ends a drain.
 #[utoipa::path(post, path = "/v1/regions/{region}/undrain", tag = "operators",
-    params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = ReasonBody),
+    params(("region" = String, Path), ("zone" = Option<String>, Query)), request_body(content = Option<ReasonBody>),
     responses((status = 200, description = "ended", body = schema::Drained), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub async fn undrain(
     State(region): State<Arc<Region>>,

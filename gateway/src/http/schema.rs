@@ -361,6 +361,7 @@ pub(super) struct Region {
     incarnation: Option<String>,
     index: Option<u64>,
     round_trip_ms: Option<u64>,
+    /// How much of its rightful traffic it takes, in thousandths: less than 1000 while it recovers or returns from a drain.
     ramp: Option<u32>,
     headroom: Option<u64>,
     services: Option<u64>,
@@ -368,13 +369,15 @@ pub(super) struct Region {
     total: Option<u64>,
     /// As policies are shown it: damped.
     shown_freshness: Option<String>,
+    /// The same of whether it answers.
+    shown_reachable: Option<bool>,
     /// As operators of this region asked: reason and since.
     #[schema(value_type = Option<Object>)]
     draining: Option<Value>,
     /// The same by zone.
     #[schema(value_type = Object)]
     draining_zones: Value,
-    /// Of the own region.
+    /// That its instances are in; of the own region, all that it has.
     zones: Option<Vec<String>>,
     /// What the region tells of itself.
     #[schema(value_type = Option<Object>)]

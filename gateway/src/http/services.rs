@@ -240,7 +240,7 @@ fn show_times(record: &mut Value) {
 #[utoipa::path(get, path = "/v1/history", tag = "operators",
     params(("ns" = Option<String>, Query), ("service" = Option<String>, Query), ("actor" = Option<String>, Query),
            ("since" = Option<String>, Query, description = "a span such as 1h"), ("limit" = Option<u32>, Query),
-           ("next" = Option<String>, Query)),
+           ("next" = Option<String>, Query), ("index" = Option<u64>, Query)),
     responses((status = 200, description = "a page", body = schema::ChangePage), (status = "4XX", body = Problem), (status = 503, body = Problem)))]
 pub async fn history(
     State(region): State<Arc<Region>>,
@@ -254,6 +254,7 @@ pub async fn history(
         Some(namespace) => identity.may_operate(namespace)?,
         None => identity.may_operate_region()?,
     }
+    request::await_index(&region, query).await?;
     let (service, actor) = (request::parameter(query, "service"), request::parameter(query, "actor"));
     let since = request::parameter(query, "since").map(|text| crate::duration::parse(&text)).transpose();
     let since = since.map_err(|detail| Problem::bad_query(format!("since {detail}")))?;

@@ -51,10 +51,16 @@ async fn a_drained_region_gives_its_traffic_away_and_takes_it_back() {
 
     let began = Instant::now();
     let _ = operator.post(&path("undrain"), &json!({})).await.expect(200);
+    until("it shows that it returns step by step", IN_FORCE, async || {
+        let ramp = world.standing(AP, AP).await["ramp"].as_u64().unwrap();
+        (1..1_000).contains(&ramp)
+    })
+    .await;
     let home = until("its own lookups come home", RAMPED + SLACK, async || {
         world.share(AP, ORDERS, AP).await > 1.0 - 1e-9
     })
     .await;
+    assert_eq!(world.standing(AP, AP).await["ramp"], 1_000);
     world.settled("others give it all of its traffic", RAMPED + SLACK).await;
     println!("undrained: own lookups are home after {home:?}, others' after {:?}", began.elapsed());
     loads.check();
