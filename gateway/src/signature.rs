@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use meridian_model::names::PolicyVersion;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::{PrivatePkcs8KeyDer, PrivateSec1KeyDer, SubjectPublicKeyInfoDer};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::io::Read;
@@ -131,7 +131,7 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// Reads `-----BEGIN PRIVATE KEY-----` (PKCS#8).
+    /// Reads `-----BEGIN PRIVATE KEY-----` (PKCS#8), or `-----BEGIN EC PRIVATE KEY-----` (SEC1).
     ///
     /// # Errors
     /// The file cannot be read, or holds something else.
@@ -139,6 +139,11 @@ impl SigningKey {
         let name = file.display().to_string();
         let pem = read(file)?;
         let wrong = || SignatureError::NotAKey(name.clone(), "private");
+        if let Ok(der) = PrivateSec1KeyDer::from_pem_slice(&pem) {
+            let pair =
+                EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der.secret_sec1_der());
+            return pair.map(|pair| Self(Pair::P256(Box::new(pair)))).map_err(|_| wrong());
+        }
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| wrong())?;
         let der = der.secret_pkcs8_der();
         if let Ok(pair) = Ed25519KeyPair::from_pkcs8(der) {
@@ -231,6 +236,15 @@ impl Trust {
     #[must_use]
     pub fn is_required(&self) -> bool {
         self.required
+    }
+
+    /// What a manifest keeps of a signature where none is asked for: so that it is there once one is.
+    ///
+    /// # Errors
+    /// It is no signature.
+    pub fn keep(text: &str) -> Result<Map<String, Value>, SignatureError> {
+        let kept = json!({ "keyId": null, "value": Signature::parse(text)?.to_string() });
+        Ok(Map::from_iter([(MEMBER.to_owned(), kept)]))
     }
 
     /// What a manifest keeps of a signature by a trusted key.

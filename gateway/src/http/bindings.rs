@@ -69,14 +69,13 @@ pub struct BindingBody {
 pub(super) struct LimitsBody {
     /// `"all"` (default), or the names of at most 64 regions.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     regions: Option<RegionsBody>,
     /// Greatest share of lookups that may leave the region, 0 to 1 (default).
     #[serde(default)]
     max_remote_share: Option<f64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, expecting = "must be \"all\" or a list of region names")]
 enum RegionsBody {
     Word(String),
@@ -98,6 +97,10 @@ impl LimitsBody {
                 let (mut regions, mut wrong) = (BTreeSet::new(), Vec::new());
                 for (at, name) in names.iter().enumerate() {
                     match name.parse::<RegionName>() {
+                        Ok(name) if name.as_str() == "all" => wrong.push(FieldError::new(
+                            format!("limits.regions[{at}]"),
+                            "\"all\" stands alone, outside a list: \"regions\": \"all\"",
+                        )),
                         Ok(name) => drop(regions.insert(name)),
                         Err(e) => wrong.push(FieldError::new(
                             format!("limits.regions[{at}]"),
@@ -325,7 +328,12 @@ pub async fn put(
     request::check_reason(&reason)?;
     let wanted = body.parse(&region)?;
     bound::try_config(&region, &wanted.bound).await?;
-    let edit = Edit { action: if wanted.stage.is_some() { "stage" } else { "bind" }, reason };
+    let action = if wanted.stage.is_some() { "stage" } else { "bind" };
+    let edit = Edit {
+        action,
+        reason,
+        warning: wanted.limits.as_ref().and_then(|limits| unknown_regions(&region, limits)),
+    };
     rewrite(&region, &identity, &place, &headers, edit, |before| replace(&region, &place, before, &wanted))
         .await
 }
@@ -333,6 +341,24 @@ pub async fn put(
 struct Edit {
     action: &'static str,
     reason: String,
+    /// What the operator may not have meant.
+    warning: Option<String>,
+}
+
+/// Regions of limits that are neither configured nor heard of: they may be about to join, or misspelt.
+fn unknown_regions(region: &Region, limits: &Limits) -> Option<String> {
+    let Regions::Only(named) = &limits.regions else { return None };
+    let heard = region.directory.currency.others();
+    let known = |name: &RegionName| {
+        *name == region.name || region.peers.contains(name) || heard.iter().any(|other| other.name == *name)
+    };
+    let unknown: Vec<&str> = named.iter().filter(|name| !known(name)).map(RegionName::as_str).collect();
+    let them = unknown.join(", ");
+    (!unknown.is_empty()).then(|| {
+        format!(
+            "nothing was ever heard of {them} here, nor is it configured; GET /v1/regions lists what is known"
+        )
+    })
 }
 
 /// Writes what becomes of a binding, on condition that nobody wrote in between.
@@ -375,6 +401,9 @@ async fn rewrite(
                 let mut value = render(region, place, &binding, modified);
                 value["index"] = json!(modified);
                 value["applied"] = json!(applied);
+                if let Some(warning) = &edit.warning {
+                    value["warning"] = json!(warning);
+                }
                 let status = if revision.is_none() { StatusCode::CREATED } else { StatusCode::OK };
                 return Ok(with_etag((status, axum::Json(value)).into_response(), modified));
             }
@@ -447,7 +476,7 @@ impl From<NotPossible> for Problem {
 /// Refused while it has failed, has been asked too seldom, or would refuse or move too many lookups by what this gateway
 /// has seen of it; `force` with a reason overrides that.
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/promote", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = PromoteBody),
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = Option<PromoteBody>),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
               (status = 409, description = "no-candidate, disabled, or not-proven with what speaks against it", body = Problem)))]
 pub async fn promote(
@@ -466,7 +495,7 @@ pub async fn promote(
         return Err(Problem::field("reason", "must say why the evidence is overridden"));
     }
     let sights = steward::look(&region.host).await;
-    let edit = Edit { action: if force { "force-promote" } else { "promote" }, reason };
+    let edit = Edit { action: if force { "force-promote" } else { "promote" }, reason, warning: None };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
         let candidate = before.candidate.as_ref().ok_or(NotPossible::NoCandidate)?;
@@ -489,7 +518,7 @@ pub async fn promote(
 
 /// Give up the candidate; without one, or where the active version is named, let answer what answered before that.
 #[utoipa::path(post, path = "/v1/namespaces/{ns}/bindings/{service}/rollback", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = RollbackBody),
+    params(("ns" = String, Path), ("service" = String, Path)), request_body(content = Option<RollbackBody>),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem),
               (status = 409, description = "nothing-to-return-to, or disabled", body = Problem)))]
 pub async fn rollback(
@@ -504,7 +533,7 @@ pub async fn rollback(
     let RollbackBody { version, reason } =
         request::json_or_default(&headers, body, request::SMALL_BODY).await?;
     request::check_reason(&reason)?;
-    let edit = Edit { action: "rollback", reason };
+    let edit = Edit { action: "rollback", reason, warning: None };
     rewrite(&region, &identity, &place, &headers, edit, |before| {
         let before = before.ok_or_else(|| no_such_binding(&place))?;
         let may_run = |bound: &Bound| switches::require_enabled(&region, bound).is_ok();
@@ -554,7 +583,8 @@ pub async fn diff(
 }
 
 /// The bindings of a namespace.
-#[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings", tag = "operators", params(("ns" = String, Path)),
+#[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings", tag = "operators",
+    params(("ns" = String, Path), ("index" = Option<u64>, Query), ("limit" = Option<u32>, Query), ("next" = Option<String>, Query)),
     responses((status = 200, description = "a page", body = schema::BindingPage), (status = "4XX", body = Problem)))]
 pub async fn list(
     State(region): State<Arc<Region>>,
@@ -578,7 +608,7 @@ pub async fn list(
 
 /// One binding.
 #[utoipa::path(get, path = "/v1/namespaces/{ns}/bindings/{service}", tag = "operators",
-    params(("ns" = String, Path), ("service" = String, Path)),
+    params(("ns" = String, Path), ("service" = String, Path), ("index" = Option<u64>, Query)),
     responses((status = 200, description = "the binding", body = schema::Binding), (status = 404, body = Problem)))]
 pub async fn get(
     State(region): State<Arc<Region>>,

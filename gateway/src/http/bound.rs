@@ -44,6 +44,17 @@ pub(super) fn parse(
     Ok(Bound { policy, version, config })
 }
 
+/// Refuses a path with a policy that is none.
+///
+/// # Errors
+/// 404.
+pub(super) fn require_policy(region: &Region, policy: &PolicyName) -> Result<(), Problem> {
+    let missing = newest(region, policy).err();
+    missing.map_or(Ok(()), |problem| {
+        Err(Problem { status: StatusCode::NOT_FOUND.as_u16(), code: "no-such-policy", ..problem })
+    })
+}
+
 fn standard_version(policy: &PolicyName) -> Option<PolicyVersion> {
     STANDARD.iter().find(|s| s.name == policy.as_str()).map(|s| PolicyVersion::of(s.module))
 }

@@ -9,10 +9,11 @@ use crate::region::Region;
 use axum::Router;
 use axum::extract::MatchedPath;
 use axum::response::IntoResponse;
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
+use std::collections::HashMap;
 use std::sync::Arc;
 use utoipa::OpenApi;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, Content, OpenApi as OpenApiDocument, Ref, RefOr, Response as Described};
 use utoipa_axum::router::OpenApiRouter;
@@ -147,14 +148,74 @@ fn complete(operation: &mut Operation, method: &str, path: &str) {
     }
 }
 
+/// The parameters that each write takes in its query, by method and template: those that are described.
+struct WriteQueries(HashMap<(Method, String), Vec<String>>);
+
+impl WriteQueries {
+    fn of(document: &OpenApiDocument) -> Self {
+        let mut queries = HashMap::new();
+        for (path, item) in &document.paths.paths {
+            let writes = [
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ];
+            let described =
+                writes.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)));
+            for (method, operation) in described.filter(|(_, operation)| !is_tagged(operation, "lookups")) {
+                let names = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+                    RefOr::T(own) if own.parameter_in == ParameterIn::Query => Some(own.name.clone()),
+                    _ => None,
+                });
+                let names = names.collect();
+                queries.insert((method, path.clone()), names);
+            }
+        }
+        Self(queries)
+    }
+
+    /// Refuses what a write would not take into account: without `?zone=`, misspelt, all of a region is drained.
+    fn check(&self, method: &Method, route: &str, query: Option<&str>) -> Result<(), Problem> {
+        let Some(query) = query.filter(|query| !query.is_empty()) else { return Ok(()) };
+        let Some(taken) = self.0.get(&(method.clone(), route.to_owned())) else { return Ok(()) };
+        let mut seen = Vec::new();
+        for (name, _) in request::query_pairs(Some(query)) {
+            let shown: String = name.chars().take(80).collect();
+            if !taken.iter().any(|taken| *taken == name) {
+                let instead = match taken.is_empty() {
+                    true => "it takes none in its query; what is to be written stands in the body".to_owned(),
+                    false => format!("it takes {}", taken.join(", ")),
+                };
+                return Err(Problem::bad_query(format!(
+                    "{shown:?} is no parameter of this write: {instead}"
+                )));
+            }
+            if seen.contains(&name) {
+                return Err(Problem::bad_query(format!("{shown} is given more than once")));
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+}
+
+fn is_tagged(operation: &Operation, tag: &str) -> bool {
+    operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|own| own == tag))
+}
+
 /// All routes of a region.
 pub fn router(region: Arc<Region>) -> Router {
-    let document: Arc<str> = document().to_json().unwrap_or_default().into();
+    let document = document();
+    let queries = Arc::new(WriteQueries::of(&document));
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
     let json = [(http::header::CONTENT_TYPE, "application/json")];
     let (router, _) = routes().split_for_parts();
     router
         .route("/openapi.json", axum::routing::get(move || async move { (json, document.to_string()) }))
-        .route_layer(axum::middleware::from_fn(mark_route))
+        .route_layer(axum::middleware::from_fn(move |request, next| {
+            mark_route(Arc::clone(&queries), request, next)
+        }))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(region)
@@ -162,6 +223,7 @@ pub fn router(region: Arc<Region>) -> Router {
 
 /// Refuses a path or query that is no text, and hands the route's template to the envelope, which counts by it.
 async fn mark_route(
+    queries: Arc<WriteQueries>,
     request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> axum::response::Response {
@@ -170,7 +232,10 @@ async fn mark_route(
         let detail = "a name in the path is not UTF-8; names are lower-case ASCII letters, digits, - and _";
         return Problem::new(StatusCode::BAD_REQUEST, "bad-name", detail).into_response();
     }
-    if let Err(problem) = request::require_utf8(request.uri().query()) {
+    let query = request.uri().query();
+    let template = route.as_ref().map_or("", MatchedPath::as_str);
+    let readable = request::require_utf8(query);
+    if let Err(problem) = readable.and_then(|()| queries.check(request.method(), template, query)) {
         return problem.into_response();
     }
     let mut response = next.run(request).await;
@@ -269,6 +334,25 @@ mod tests {
             }
             assert!(responses.contains_key("default"), "{at}");
         }
+    }
+
+    #[test]
+    fn a_write_takes_the_parameters_that_are_described_and_no_others() {
+        let queries = WriteQueries::of(&document());
+        let check = |method: Method, route: &str, query| {
+            queries.check(&method, route, Some(query)).map_err(|p| p.detail)
+        };
+        let drain = "/v1/regions/{region}/drain";
+        let binding = "/v1/namespaces/{ns}/bindings/{service}";
+        assert_eq!(check(Method::POST, drain, "zone=eu-west-1a"), Ok(()));
+        assert_eq!(check(Method::DELETE, binding, "reason=over"), Ok(()));
+        let refused = check(Method::POST, drain, "zones=eu-west-1a").unwrap_err();
+        assert_eq!(refused, "\"zones\" is no parameter of this write: it takes zone");
+        assert!(check(Method::POST, drain, "zone=a&zone=b").unwrap_err().contains("more than once"));
+        assert!(check(Method::PUT, binding, "stage=shadow").unwrap_err().contains("stands in the body"));
+        // Reads say so themselves, and what is no route is none anyway.
+        assert_eq!(check(Method::POST, "/v1/resolve", "x=1"), Ok(()));
+        assert_eq!(check(Method::GET, binding, "index=3"), Ok(()));
     }
 
     #[test]

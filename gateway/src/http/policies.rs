@@ -11,7 +11,7 @@ use crate::keeper::Command;
 use crate::loader::{is_stored, store_module};
 use crate::problem::Problem;
 use crate::region::{Deed, Region};
-use crate::signature;
+use crate::signature::{self, Trust};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -76,7 +76,7 @@ impl Drop for Provisional {
 #[utoipa::path(put, path = "/v1/policies/{name}", tag = "operators", params(("name" = String, Path),
     ("reason" = Option<String>, Query, description = "why, for the history"),
     ("Meridian-Signature" = Option<String>, Header, description = "base64, over the version")),
-    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    request_body(content = schema::Module, content_type = "application/wasm"),
     responses((status = 201, description = "stored, with the report of its checks", body = schema::Uploaded),
               (status = 200, description = "the same bytes were there", body = schema::Uploaded),
               (status = 403, description = "signature-missing or signature-invalid, where the region trusts keys", body = Problem),
@@ -106,12 +106,12 @@ pub async fn upload(
     };
     let known = region.directory.rules().policies.get(&(policy.clone(), version)).map(|(m, _)| Arc::clone(m));
     if let Some(manifest) = known {
-        let lacks = Lacks::of(&region, &manifest).await?;
+        let lacks = Lacks::of(&region, &manifest, &signed).await?;
         if lacks == Lacks::Nothing {
             let index = region.directory.currency.index();
             return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
         }
-        let Revision(index) = complete(&region, &identity, &manifest, signed, module).await?;
+        let Revision(index) = complete(&region, &identity, &manifest, signed, module, &reason).await?;
         let applied = region.applied(Revision(index)).await;
         return Ok(answer(
             StatusCode::OK,
@@ -158,7 +158,7 @@ pub async fn upload(
             drop(provisional);
             // Whoever deleted the same bytes under another name may have taken the chunks along.
             if !is_stored(&*region.registry, version, chunks).await? {
-                complete(&region, &identity, &manifest, signed, module).await?;
+                complete(&region, &identity, &manifest, signed, module, &reason).await?;
             }
             Ok(answer(StatusCode::CREATED, report, revision.0, applied))
         }
@@ -178,12 +178,20 @@ enum Lacks {
 }
 
 impl Lacks {
-    async fn of(region: &Region, manifest: &Manifest) -> Result<Self, Problem> {
+    async fn of(
+        region: &Region,
+        manifest: &Manifest,
+        sent: &serde_json::Map<String, Value>,
+    ) -> Result<Self, Problem> {
         if !is_stored(&*region.registry, manifest.version, manifest.chunks).await? {
             return Ok(Self::Module);
         }
         let holds = |kept: String| region.trust.verify(manifest.version, &kept).is_ok();
-        let signed = !region.trust.is_required() || signature::value(&manifest.unknown).is_some_and(holds);
+        let kept = signature::value(&manifest.unknown);
+        let signed = match region.trust.is_required() {
+            true => kept.is_some_and(holds),
+            false => sent.is_empty() || kept == signature::value(sent),
+        };
         Ok(if signed { Self::Nothing } else { Self::Signature })
     }
 
@@ -203,6 +211,7 @@ async fn complete(
     manifest: &Manifest,
     signed: serde_json::Map<String, Value>,
     module: Bytes,
+    reason: &str,
 ) -> Result<Revision, Problem> {
     let chunks = store_module(&*region.registry, manifest.version, module).await?;
     let mut unknown = manifest.unknown.clone();
@@ -211,7 +220,7 @@ async fn complete(
     let deed = Deed {
         action: "upload",
         target: manifest.name.to_string(),
-        reason: "",
+        reason,
         before: value_of(Some(manifest)),
         after: value_of(Some(&new)),
     };
@@ -225,25 +234,28 @@ fn conflict() -> Problem {
     Problem::new(StatusCode::CONFLICT, "conflict", "the version was changed at the same time; try again")
 }
 
-/// What the manifest keeps of the upload's signature; nothing, where the region asks for none.
+/// What the manifest keeps of the upload's signature. Where the region asks for none, it is kept as it came: whoever names keys
+/// later finds it there.
 fn require_signature(
     region: &Region,
     headers: &HeaderMap,
     version: PolicyVersion,
 ) -> Result<serde_json::Map<String, Value>, Problem> {
-    if !region.trust.is_required() {
-        return Ok(serde_json::Map::new());
-    }
     let forbidden = |code, detail: String| Problem::new(StatusCode::FORBIDDEN, code, detail);
     let Some(sent) = headers.get(signature::HEADER) else {
+        if !region.trust.is_required() {
+            return Ok(serde_json::Map::new());
+        }
         let detail = "this region takes only signed modules: `meridian policy sign FILE --key KEY.pem`, then `meridian policy \
                       push NAME FILE --signature FILE.sig` (or the header Meridian-Signature)";
         return Err(forbidden("signature-missing", detail.into()));
     };
-    let verified = sent
-        .to_str()
-        .map_err(|_| signature::SignatureError::NotASignature)
-        .and_then(|text| region.trust.verify(version, text));
+    let verified = sent.to_str().map_err(|_| signature::SignatureError::NotASignature).and_then(|text| {
+        match region.trust.is_required() {
+            true => region.trust.verify(version, text),
+            false => Trust::keep(text),
+        }
+    });
     verified.map_err(|error| forbidden("signature-invalid", format!("{version}: {error}")))
 }
 

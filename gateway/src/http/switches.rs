@@ -113,7 +113,7 @@ pub async fn disable(
 
 /// Let a version run again.
 #[utoipa::path(post, path = "/v1/policies/{name}/versions/{version}/enable", tag = "operators",
-    params(("name" = String, Path), ("version" = String, Path)), request_body(content = ReasonBody),
+    params(("name" = String, Path), ("version" = String, Path)), request_body(content = Option<ReasonBody>),
     responses((status = 200, description = "it may run", body = schema::Switched), (status = 403, body = Problem),
         (status = 404, body = Problem), (status = 409, description = "conflict", body = Problem), (status = 422, body = Problem)))]
 pub async fn enable(
@@ -155,7 +155,7 @@ pub async fn disable_all(
 }
 
 /// Let policies run again, but for versions that are disabled by themselves.
-#[utoipa::path(post, path = "/v1/policies/_all/enable", tag = "operators", request_body(content = ReasonBody),
+#[utoipa::path(post, path = "/v1/policies/_all/enable", tag = "operators", request_body(content = Option<ReasonBody>),
     responses((status = 200, description = "they may run", body = schema::Switched), (status = 403, body = Problem)))]
 pub async fn enable_all(
     State(region): State<Arc<Region>>,

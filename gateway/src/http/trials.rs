@@ -184,6 +184,7 @@ pub async fn try_out(
     if body.lookups.len() > MAX_LOOKUPS {
         return Err(Problem::field("lookups", format_args!("must be at most {MAX_LOOKUPS}")));
     }
+    bound::require_policy(&region, &request::name(&policy)?)?;
     let bound = bound::parse(&region, &policy, body.version.as_deref(), &body.config)?;
     bound::try_config(&region, &bound).await?;
     let live = snapshot_of(&region, &service)?;
@@ -518,6 +519,8 @@ pub async fn simulate(
         false => names("zones", &body.zones)?.into_iter().collect(),
     };
     let one = snapshots.len() == 1;
+    // Of one service everything is told, and who is chosen within a zone may be what changes.
+    let told: fn(&Spread, &Snapshot) -> BTreeMap<SmolStr, f64> = if one { named } else { Spread::places };
     let mut services = Vec::with_capacity(snapshots.len());
     let deadline = Instant::now() + DEADLINE;
     let mut last = None;
@@ -545,7 +548,7 @@ pub async fn simulate(
             callers.push(json!({
                 "zone": zone,
                 "before": render(&before, &live, one), "after": render(&after, &supposed_to_be, one),
-                "changed": changed(Spread::places, (&before, &live), (&after, &supposed_to_be)),
+                "changed": changed(told, (&before, &live), (&after, &supposed_to_be)),
             }));
         }
         services.push(json!({

@@ -6,6 +6,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
+/// A component of WebAssembly, at most 8 MiB.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(in super::super) struct Module(Vec<u8>);
+
 /// A policy with the config that it is opened with.
 #[derive(ToSchema)]
 pub(in crate::http) struct Bound {
@@ -44,6 +49,8 @@ pub(in crate::http) struct Binding {
     modified_index: u64,
     index: Option<u64>,
     applied: Option<bool>,
+    /// Of a write: what its author may not have meant.
+    warning: Option<String>,
 }
 
 /// What answers.
