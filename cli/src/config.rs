@@ -3,11 +3,11 @@
 use crate::connection::Global;
 use crate::failure::Failure;
 use crate::{gateway, output};
-use meridian_gateway::config::{Config, ConfigError, Reads, RegistryConfig};
+use meridian_gateway::config::{Config, ConfigError, Mistake, Reads, RegistryConfig};
 use meridian_gateway::federation::config::FederationConfig;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -22,7 +22,7 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn run(Command::Check { file }: &Command, global: &Global) -> Result<(), Failure> {
-    match gateway::load(file) {
+    match gateway::load(file).and_then(|config| with_its_files(file, config)) {
         Ok(config) if global.json => {
             let summary: serde_json::Map<String, Value> = facts(&config)
                 .into_iter()
@@ -38,6 +38,44 @@ pub(crate) fn run(Command::Check { file }: &Command, global: &Global) -> Result<
         Err(error) => return Err(Failure::Usage(error.to_string())),
     }
     Ok(())
+}
+
+/// The configuration, where the certificates and keys that it names can be read. What is in them is told at a start.
+fn with_its_files(source: &Path, config: Config) -> Result<Config, ConfigError> {
+    let mut files: Vec<(&str, &Path)> = Vec::new();
+    if let Some(tls) = &config.http.tls {
+        files.extend([("http.tls.certificate", &*tls.certificate), ("http.tls.key", &*tls.key)]);
+        files.extend(tls.client_ca.as_deref().map(|file| ("http.tls.client_ca", file)));
+    }
+    if let RegistryConfig::Etcd(etcd) = &config.registry
+        && let Some(tls) = &etcd.tls
+    {
+        let named = [
+            ("registry.tls.ca", &tls.ca),
+            ("registry.tls.certificate", &tls.certificate),
+            ("registry.tls.key", &tls.key),
+        ];
+        files.extend(named.into_iter().filter_map(|(place, file)| Some((place, file.as_deref()?))));
+    }
+    if let Some(FederationConfig { tls, .. }) = &config.federation {
+        files.extend([
+            ("federation.tls.certificate", &*tls.certificate),
+            ("federation.tls.key", &*tls.key),
+            ("federation.tls.ca", &*tls.ca),
+        ]);
+    }
+    let unreadable = files.into_iter().filter_map(|(place, file)| {
+        let error = std::fs::File::open(file).err()?;
+        Some(Mistake {
+            place: place.to_owned(),
+            detail: format!("{} cannot be read: {error}", file.display()),
+        })
+    });
+    let mistakes: Vec<Mistake> = unreadable.collect();
+    if mistakes.is_empty() {
+        return Ok(config);
+    }
+    Err(ConfigError { source_name: source.display().to_string(), mistakes })
 }
 
 fn mistakes(error: &ConfigError) -> Value {
@@ -114,7 +152,19 @@ fn summary(file: &str, config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        let text = "region = \"ap-south-1\"\nzones = [\"ap-south-1a\"]\n[registry]\nkind = \"embedded\"\n[http]\n\
+                    [http.tls]\ncertificate = \"a.pem\"\nkey = \"c.toml\"\n";
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file, std::iter::empty()).unwrap();
+        let error = with_its_files(&file, config).unwrap_err();
+        let places: Vec<&str> = error.mistakes.iter().map(|mistake| &*mistake.place).collect();
+        assert_eq!(places, ["http.tls.certificate"], "{error}");
+    }
 
     #[test]
     fn the_summary_says_what_a_gateway_would_do() {

@@ -119,7 +119,9 @@ fn read_token(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_TOKEN_BYTES + 2).read_to_string(&mut text))
-        .with_context(|| format!("the token file {} cannot be read", path.display()))?;
+        .map_err(|error| {
+            Failure::Usage(format!("the token file {} cannot be read: {error}", path.display()))
+        })?;
     let token = text.trim();
     if token.is_empty() {
         return Err(Failure::Usage(format!("the token file {} is empty", path.display())));

@@ -3,13 +3,14 @@
 use crate::output;
 use serde_json::Value;
 use std::fmt;
+use std::path::Path;
 
 /// The exit codes, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  refused by the gateway, or failed here
-  2  the command line or a configuration file is wrong
+  2  the command line, or a file that it names, is wrong
   3  nothing answers: the gateway (or, for demo, `meridian dev`) cannot be reached
   4  not found: no such service, instance, policy or binding
   5  known, but nothing to give now: none-registered, none-healthy, refused-by-policy,
@@ -69,7 +70,8 @@ impl Refusal {
 
     fn exit_code(&self) -> u8 {
         match (self.status, self.code.as_str()) {
-            (404, _) => 4,
+            // Also where it is the body that names it.
+            (404, _) | (422, "no-such-policy" | "no-such-version") => 4,
             (
                 503,
                 "none-registered" | "none-healthy" | "refused-by-policy" | "region-unreachable" | "too-stale",
@@ -84,6 +86,9 @@ impl Refusal {
         Some(match self.code.as_str() {
             "token-missing" => {
                 "give a token with --token, --token-file or MERIDIAN_TOKEN; for development, `meridian token mint` makes one"
+            }
+            "token-malformed" => {
+                "a token is one line of three parts with dots between, at most 8 KiB: is what --token, --token-file or MERIDIAN_TOKEN holds one, and whole?"
             }
             "token-expired" => "get a new token; for development, `meridian token mint --ttl 8h …` makes one",
             "token-key-unknown" | "token-signature" | "token-issuer-unknown" => {
@@ -108,6 +113,7 @@ impl Refusal {
             "no-such-binding" => {
                 "`meridian policy bindings` lists those of a namespace; `meridian policy bind` makes one"
             }
+            "invalid" => self.advice_on_field(),
             "no-candidate" => "bind one first: `meridian policy bind SERVICE POLICY --stage shadow`",
             "nothing-to-return-to" => {
                 "`meridian policy unbind SERVICE` lets the namespace's policy answer; `meridian policy bind` another one"
@@ -139,9 +145,27 @@ impl Refusal {
             _ => return None,
         })
     }
+
+    /// What to do about the first field that is wrong.
+    fn advice_on_field(&self) -> &'static str {
+        let field = self.body.pointer("/errors/0/field").and_then(Value::as_str).unwrap_or_default();
+        match field.split(['.', '[']).next().unwrap_or_default() {
+            "config" => {
+                "`meridian policy show POLICY` tells the keys of its config; `meridian policy try` tries one"
+            }
+            "policy" | "version" => "`meridian policy list` shows the policies and their versions",
+            "limits" => "--regions and --max-remote-share set them",
+            _ => "correct what it names; the command's --help says what it may be",
+        }
+    }
 }
 
 impl Failure {
+    /// A file that the command line names and that cannot be read.
+    pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        Self::Usage(format!("{} cannot be read: {error}", file.display()))
+    }
+
     /// The process's exit code, as `--help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -206,10 +230,21 @@ impl fmt::Display for Failure {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unreachable(text) | Self::Usage(text) => f.write_str(text),
-            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Failed(error) => f.write_str(&causes(error)),
             Self::Told(_) => Ok(()),
         }
     }
+}
+
+/// An error and what caused it. Many errors tell their cause in their own words; it is not said again.
+fn causes(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said.push_str(&format!(": {cause}"));
+        }
+    }
+    said
 }
 
 impl From<Refusal> for Failure {
@@ -246,6 +281,33 @@ mod tests {
         check(503, r#"{"status":503,"code":"not-ready","detail":"d"}"#, 6, "not-ready: d");
         check(429, r#"{"status":429,"code":"busy","detail":"d"}"#, 6, "busy: d");
         check(403, r#"{"status":403,"code":"role-denied","detail":"d"}"#, 1, "role-denied: d");
+        check(
+            422,
+            r#"{"status":422,"code":"no-such-version","detail":"d"}"#,
+            4,
+            "no-such-version: d\n  next: ",
+        );
+    }
+
+    #[test]
+    fn a_wrong_field_says_where_to_look() {
+        for (field, next) in
+            [("config", "`meridian policy show"), ("limits.regions[0]", "--regions"), ("x", "correct")]
+        {
+            let body = format!(
+                r#"{{"status":422,"code":"invalid","detail":"d","errors":[{{"field":"{field}","detail":"d"}}]}}"#
+            );
+            check(422, &body, 1, &format!("invalid: d\n  next: {next}"));
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no such file");
+        let within = anyhow::Error::new(cause()).context("node.pem: no such file");
+        assert_eq!(Failure::from(within).to_string(), "node.pem: no such file");
+        let apart = anyhow::Error::new(cause()).context("the key cannot be read");
+        assert_eq!(Failure::from(apart).to_string(), "the key cannot be read: no such file");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use crate::failure::Failure;
 use crate::gateway::load;
 use crate::interrupt::Interrupt;
+use meridian_gateway::federation::JoinError;
 use meridian_gateway::federation::node::Node;
+use meridian_gateway::gateway::StartError;
 use meridian_gateway::telemetry;
 use std::path::PathBuf;
 
@@ -30,7 +32,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut interrupt = Interrupt::listen()?;
     let _telemetry = telemetry::init(&config.telemetry).map_err(|error| Failure::Usage(error.to_string()))?;
     let region = config.region.clone();
-    let running = Node::start(config).await.map_err(|error| Failure::Failed(error.into()))?;
+    let running = Node::start(config).await.map_err(not_started)?;
     tracing::info!(%region, address = %running.address(), status = %running.status(), "listening");
     interrupt.next().await;
     tracing::info!("stopping; a second signal forces it");
@@ -38,4 +40,29 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     running.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Why the node was not started: the configuration, certificates and peers included, or the machine.
+fn not_started(error: StartError) -> Failure {
+    match error {
+        StartError::Config(_) | StartError::NotANode | StartError::Federation(JoinError::Service(_)) => {
+            Failure::Usage(error.to_string())
+        }
+        error => Failure::Failed(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_configuration_is_told_from_a_machine_that_refuses() {
+        assert_eq!(not_started(StartError::NotANode).exit_code(), 2);
+        let taken = || std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let address = "127.0.0.1:8511".parse().unwrap();
+        let failure = not_started(StartError::Status { address, source: taken() });
+        assert_eq!(failure.exit_code(), 1);
+        assert_eq!(failure.to_string().matches(&taken().to_string()).count(), 1, "{failure}");
+    }
 }

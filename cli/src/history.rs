@@ -99,12 +99,27 @@ fn table(changes: &[Value]) -> Table {
         table.row([
             text_of(change, "/at"),
             text_of(change, "/action"),
-            text_of(change, "/target"),
+            target(change),
             format!("{role} {subject}"),
             text_of(change, "/reason"),
         ]);
     }
     table
+}
+
+/// What was changed; of a policy, with the version, which only the record names.
+fn target(change: &Value) -> String {
+    let target = text_of(change, "/target");
+    let places = match text_of(change, "/action").as_str() {
+        "upload" | "delete" => ["/version", "/after/version", "/before/version"],
+        _ => return target,
+    };
+    match places.map(|place| text_of(change, place)).into_iter().find(|version| !version.is_empty()) {
+        Some(version) if !target.contains(&version) => {
+            format!("{target} {}", output::short_version(&version))
+        }
+        _ => target,
+    }
 }
 
 #[cfg(test)]
@@ -139,5 +154,8 @@ mod tests {
         let text = table(&[change]).render();
         let line = text.lines().last().unwrap();
         assert!(line.contains("drain   default/s/i  operator me  power\u{fffd} work"), "{line}");
+        let deleted = json!({ "action": "delete", "target": "p", "after": null,
+            "before": { "name": "p", "version": "sha256:0123456789abcdef" } });
+        assert_eq!(target(&deleted), "p sha256:0123456789ab");
     }
 }

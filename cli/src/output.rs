@@ -23,6 +23,9 @@ pub(crate) fn json(value: &Value) {
     say(serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
+/// What an empty cell shows.
+const BLANK: &str = "-";
+
 /// Rows under headings, each column as wide as its widest cell.
 pub(crate) struct Table {
     headings: Vec<&'static str>,
@@ -38,6 +41,20 @@ impl Table {
     /// Adds a row; an empty cell shows as `-`.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.map(|cell| printable(&cell)).to_vec());
+    }
+
+    /// Leaves out those of these columns that no row fills.
+    pub(crate) fn without_blank(mut self, columns: &[&str]) -> Self {
+        for at in (0..self.headings.len()).rev() {
+            let is_named = self.headings.get(at).is_some_and(|heading| columns.contains(heading));
+            let is_filled = self.rows.iter().any(|row| row.get(at).is_some_and(|cell| cell != BLANK));
+            if is_named && !is_filled {
+                // Every row has a cell for each heading.
+                self.headings.remove(at);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+            }
+        }
+        self
     }
 
     /// The lines, without a line end after the last.
@@ -65,7 +82,7 @@ impl Table {
 /// A cell without what could move the cursor: versions, tags and reasons come from workloads.
 pub(crate) fn printable(text: &str) -> String {
     if text.is_empty() {
-        return "-".to_owned();
+        return BLANK.to_owned();
     }
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -90,6 +107,11 @@ pub(crate) fn short_version(version: &str) -> String {
         Some(digits) => format!("sha256:{digits}"),
         None => version.to_owned(),
     }
+}
+
+/// `1 snapshot`, `2 snapshots`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Milliseconds as people say them.
@@ -129,6 +151,14 @@ mod tests {
     }
 
     #[test]
+    fn a_column_that_no_row_fills_can_be_left_out() {
+        let mut table = Table::new(["NAME", "REGION", "AGE"]);
+        table.row(["a".into(), String::new(), String::new()]);
+        table.row(["b".into(), "eu".into(), String::new()]);
+        assert_eq!(table.without_blank(&["REGION", "AGE"]).render(), "NAME  REGION\na     -\nb     eu");
+    }
+
+    #[test]
     fn a_workload_cannot_write_to_the_terminal() {
         assert_eq!(printable("1.0\u{1b}[2J\n"), "1.0\u{fffd}[2J\u{fffd}");
     }
@@ -143,5 +173,6 @@ mod tests {
         assert_eq!([percent(0.0), percent(0.3333), percent(1.0)], ["0 %", "33.3 %", "100.0 %"]);
         assert_eq!(short_version("sha256:0123456789abcdef0123"), "sha256:0123456789ab");
         assert_eq!(short_version("odd"), "odd");
+        assert_eq!([counted(1, "time"), counted(0, "time")], ["1 time", "0 times"]);
     }
 }

@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use crate::output::{self, Table, items_of, percent, short_version, span, text_of};
 use meridian_model::names::{Namespace, ServiceName, ZoneName};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::str::FromStr;
 
@@ -141,13 +142,13 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
     if global.json {
         output::json(&answer.body);
     } else {
-        output::say(render(&question.words(), n, &answer.body));
+        output::say(render(&question.words(), &answer.body));
     }
     Ok(())
 }
 
-fn render(words: &str, n: Count, answer: &Value) -> String {
-    let mut text = format!("{words}\n\n{}\n\n{}", endpoints(n, answer), provenance(answer));
+fn render(words: &str, answer: &Value) -> String {
+    let mut text = format!("{words}\n\n{}\n\n{}", endpoints(answer), provenance(answer));
     if let Some(explain) = answer.get("explain") {
         let _ = write!(text, "\n\n{}", explanation(explain));
     }
@@ -160,43 +161,88 @@ pub(crate) fn address(endpoint: &Value) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn endpoints(n: Count, answer: &Value) -> String {
-    let of = |endpoint: &Value| {
+/// The region of an endpoint that is in another one than the gateway that answers.
+pub(crate) fn other_region<'a>(answer: &Value, endpoint: &'a Value) -> Option<&'a str> {
+    let region = endpoint.get("region").and_then(Value::as_str)?;
+    (answer.get("region").and_then(Value::as_str) != Some(region)).then_some(region)
+}
+
+/// An endpoint of another region adds columns for where it is, and for how current the news of it are.
+fn endpoints(answer: &Value) -> String {
+    let endpoints = items_of(answer, "/endpoints");
+    let is_abroad = endpoints.iter().any(|endpoint| other_region(answer, endpoint).is_some());
+    let mut table =
+        Table::new(["ADDRESS", "ZONE", "VERSION", "INSTANCE", "REGION", "FRESHNESS", "AGE", "TIER", "SHARE"]);
+    for endpoint in endpoints {
         let mut version = text_of(endpoint, "/version");
         if endpoint.get("degraded").and_then(Value::as_bool) == Some(true) {
             version.push_str(" (degraded)");
         }
-        (address(endpoint), text_of(endpoint, "/zone"), version, text_of(endpoint, "/id"))
-    };
-    let endpoints = items_of(answer, "/endpoints");
-    if n == Count::All {
-        let mut table = Table::new(["ADDRESS", "ZONE", "VERSION", "INSTANCE", "TIER", "SHARE"]);
-        for endpoint in endpoints {
-            let (address, zone, version, id) = of(endpoint);
-            let share = endpoint.get("share").and_then(Value::as_f64).unwrap_or(0.0);
-            table.row([address, zone, version, id, text_of(endpoint, "/tier"), percent(share)]);
+        table.row([
+            address(endpoint),
+            text_of(endpoint, "/zone"),
+            version,
+            text_of(endpoint, "/id"),
+            if is_abroad { text_of(endpoint, "/region") } else { String::new() },
+            text_of(endpoint, "/freshness"),
+            endpoint.get("ageMs").and_then(Value::as_u64).map(span).unwrap_or_default(),
+            text_of(endpoint, "/tier"),
+            endpoint.get("share").and_then(Value::as_f64).map(percent).unwrap_or_default(),
+        ]);
+    }
+    table.without_blank(&["REGION", "FRESHNESS", "AGE", "TIER", "SHARE"]).render()
+}
+
+/// `eu-west-1 53.4 % (fresh, 412 ms old)`: the other regions that lookups go to; empty where all stay.
+pub(crate) fn abroad(answer: &Value) -> String {
+    let mut regions: BTreeMap<&str, (Option<f64>, String)> = BTreeMap::new();
+    for endpoint in items_of(answer, "/endpoints") {
+        let Some(region) = other_region(answer, endpoint) else { continue };
+        let share = endpoint.get("share").and_then(Value::as_f64);
+        // Of a later tier: nothing goes there yet.
+        if share == Some(0.0) {
+            continue;
         }
-        return table.render();
+        let (sum, news) = regions.entry(region).or_default();
+        *sum = share.map(|share| sum.unwrap_or(0.0) + share);
+        *news = text_of(endpoint, "/freshness");
+        if let Some(age) = endpoint.get("ageMs").and_then(Value::as_u64) {
+            let _ = write!(news, ", {} old", span(age));
+        }
     }
-    let mut table = Table::new(["ADDRESS", "ZONE", "VERSION", "INSTANCE"]);
-    for endpoint in endpoints {
-        let (address, zone, version, id) = of(endpoint);
-        table.row([address, zone, version, id]);
-    }
-    table.render()
+    let told = regions.iter().map(|(region, (share, news))| {
+        let share = share.map(|share| format!(" {}", percent(share))).unwrap_or_default();
+        format!("{region}{share} ({news})")
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Who answered, from what, and how current it is.
 fn provenance(answer: &Value) -> String {
     let age = answer.get("ageMs").and_then(Value::as_u64).unwrap_or(0);
-    format!(
-        "policy {} · tier {} · region {} · index {} · age {}",
+    let mut text = format!(
+        "policy {} · {} · region {} · index {} · age {}",
         policy(answer),
-        text_of(answer, "/tier"),
+        tier(answer),
         text_of(answer, "/region"),
         text_of(answer, "/index"),
         span(age)
-    )
+    );
+    let abroad = abroad(answer);
+    if !abroad.is_empty() {
+        let _ = write!(text, "\nout of the region: {abroad}");
+    }
+    text
+}
+
+/// The tier, and why it is not the preferred one or in another region.
+pub(crate) fn tier(answer: &Value) -> String {
+    let mut text = format!("tier {}", text_of(answer, "/tier"));
+    let reason = text_of(answer, "/reason");
+    if !reason.is_empty() {
+        let _ = write!(text, " ({})", output::printable(&reason));
+    }
+    text
 }
 
 /// The policy and how it answered.
@@ -305,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_table_and_where_it_comes_from() {
-        let text = render("default/orders-api", Count::All, &answer());
+        let text = render("default/orders-api", &answer());
         let lines: Vec<&str> = text.lines().collect();
         let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(cells(lines[3]), ["10.0.0.1:80", "ap-south-1a", "1.0", "a-1", "0", "100.0", "%"]);
@@ -314,6 +360,37 @@ mod tests {
             lines[6],
             "policy zone-fallback sha256:0123456789ab ok · tier 0 · region ap-south-1 · index 31 · age 40 ms"
         );
+    }
+
+    #[test]
+    fn an_answer_of_another_region_says_so() {
+        let mut answer = answer();
+        answer["reason"] = json!("eu-west-1");
+        answer["endpoints"][0]["region"] = json!("ap-south-1");
+        let remote = &mut answer["endpoints"][1];
+        for (name, value) in [
+            ("region", json!("eu-west-1")),
+            ("freshness", json!("fresh")),
+            ("ageMs", json!(412)),
+            ("share", json!(0.25)),
+        ] {
+            remote[name] = value;
+        }
+        let text = render("default/orders-api", &answer);
+        for said in [
+            "INSTANCE  REGION      FRESHNESS  AGE     TIER  SHARE",
+            "a-1       ap-south-1  -          -       0     100.0 %",
+            "b-1       eu-west-1   fresh      412 ms  1     25.0 %",
+            "tier 0 (eu-west-1) · region ap-south-1",
+            "\nout of the region: eu-west-1 25.0 % (fresh, 412 ms old)",
+        ] {
+            assert!(text.contains(said), "{said} in\n{text}");
+        }
+        // One endpoint has no shares.
+        let remote = answer["endpoints"].as_array_mut().unwrap().split_off(1);
+        answer["endpoints"] = json!(remote);
+        let _ = answer["endpoints"][0].as_object_mut().unwrap().remove("share");
+        assert_eq!(abroad(&answer), "eu-west-1 (fresh, 412 ms old)");
     }
 
     #[test]

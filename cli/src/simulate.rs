@@ -10,6 +10,7 @@ use crate::policy::{ConfigSource, LimitArguments};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, RegionName, ServiceName, ZoneName};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Predict where traffic would go if zones or regions were lost, drained, or another policy answered
 ///
@@ -93,14 +94,20 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Failure> {
+    let namespace = arguments.namespace.clone();
     let body = arguments.body()?;
     let connection = Connection::open(global, Role::Operator)?;
     let work = simulated(&connection, body);
     let answer = patience::wait_for("the gateway simulates", work).await?;
     if global.json {
         output::json(&answer);
+    } else if items_of(&answer, "/services").is_empty() {
+        output::say(format_args!("namespace {namespace} has no services at {}", connection.gateway()));
     } else {
         output::say(table(&answer).render());
+        if let Some(moved) = destinations(&answer) {
+            output::say(format_args!("\n{moved}"));
+        }
         for remark in held_back(&answer) {
             output::remark(remark);
         }
@@ -189,9 +196,49 @@ fn table(answer: &Value) -> Table {
     table
 }
 
+/// Destinations of a caller that are shown; `--json` holds more.
+const MAX_DESTINATIONS: usize = 20;
+
+/// What each endpoint would get more or less, the greatest change first; answers for one service tell it. Another policy may
+/// send elsewhere within the same zones.
+fn destinations(answer: &Value) -> Option<String> {
+    let mut table = Table::new(["CALLER", "DESTINATION", "BEFORE", "AFTER"]);
+    let (mut shown, mut more) = (0, 0);
+    let change = |[from, to]: [f64; 2]| (from - to).abs();
+    for caller in items_of(answer, "/services").iter().flat_map(|service| items_of(service, "/callers")) {
+        let mut shares: BTreeMap<&str, [f64; 2]> = BTreeMap::new();
+        for (is_after, side) in [(false, "before"), (true, "after")] {
+            for (name, share) in caller[side]["endpoints"].as_object().into_iter().flatten() {
+                let [from, to] = shares.entry(name.as_str()).or_default();
+                *(if is_after { to } else { from }) = share.as_f64().unwrap_or(0.0);
+            }
+        }
+        // The last digits of a sum are no change.
+        let mut moved: Vec<_> = shares.into_iter().filter(|(_, pair)| change(*pair) > 1e-6).collect();
+        moved.sort_by(|(_, one), (_, other)| change(*other).total_cmp(&change(*one)));
+        more += moved.len().saturating_sub(MAX_DESTINATIONS);
+        for (name, [from, to]) in moved.into_iter().take(MAX_DESTINATIONS) {
+            shown += 1;
+            table.row([text_of(caller, "/zone"), name.to_owned(), percent(from), percent(to)]);
+        }
+    }
+    let more = if more == 0 { String::new() } else { format!("\nand {more} more; --json lists all") };
+    (shown > 0).then(|| table.render() + &more)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destinations_that_change_are_listed_where_places_do_not() {
+        let side = |first: f64, second: f64| json!({ "places": { "z": 1.0 }, "endpoints": { "a": first, "b": second, "c": 0.25 } });
+        let answer = |after: Value| json!({ "services": [{ "callers": [{ "zone": "z", "before": side(0.75, 0.0), "after": after }] }] });
+        let text = destinations(&answer(side(0.25, 0.5))).unwrap();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["z       a            75.0 %  25.0 %", "z       b            0 %     50.0 %"]);
+        assert_eq!(destinations(&answer(side(0.75, 0.0))), None);
+    }
 
     #[test]
     fn a_row_says_where_a_caller_would_be_sent() {

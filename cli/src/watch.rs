@@ -5,7 +5,7 @@ use crate::credential::Role;
 use crate::event_stream::{Event, EventStream};
 use crate::failure::{Failure, Refusal};
 use crate::output::{self, items_of, percent, span, text_of};
-use crate::resolve::Question;
+use crate::resolve::{self, Question};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
 use reqwest::Method;
@@ -179,6 +179,13 @@ fn line(before: Option<&Seen>, now: &Seen, answer: &Value) -> String {
         }
     }
     if answer.get("policy").is_some() {
+        if answer.get("reason").is_some_and(Value::is_string) {
+            let _ = write!(text, " · {}", resolve::tier(answer));
+        }
+        let abroad = resolve::abroad(answer);
+        if !abroad.is_empty() {
+            let _ = write!(text, " · out of the region: {abroad}");
+        }
         let (name, outcome) = (text_of(answer, "/policy/name"), text_of(answer, "/policy/outcome"));
         let _ = write!(text, " · {name} {outcome}");
         let reason = text_of(answer, "/policy/reason");
@@ -203,7 +210,7 @@ fn tiers(answer: &Value) -> String {
     let mut tiers: BTreeMap<u64, BTreeMap<String, (f64, usize)>> = BTreeMap::new();
     for endpoint in items_of(answer, "/endpoints") {
         let tier = endpoint.get("tier").and_then(Value::as_u64).unwrap_or(0);
-        let zone = tiers.entry(tier).or_default().entry(text_of(endpoint, "/zone")).or_default();
+        let zone = tiers.entry(tier).or_default().entry(zone(answer, endpoint)).or_default();
         zone.0 += endpoint.get("share").and_then(Value::as_f64).unwrap_or(0.0);
         zone.1 += 1;
     }
@@ -215,6 +222,17 @@ fn tiers(answer: &Value) -> String {
         zones.collect::<Vec<_>>().join(", ")
     };
     tiers.values().map(tier).collect::<Vec<_>>().join(", then ")
+}
+
+/// The zone of an endpoint, with the region where that is another and the zone's own name does not tell it.
+fn zone(answer: &Value, endpoint: &Value) -> String {
+    let zone = text_of(endpoint, "/zone");
+    match resolve::other_region(answer, endpoint) {
+        // An ingress stands for all zones.
+        Some(region) if zone.is_empty() => region.to_owned(),
+        Some(region) if !zone.starts_with(region) => format!("{region}/{zone}"),
+        _ => zone,
+    }
 }
 
 /// What each version gets, where there are several.
@@ -261,6 +279,23 @@ mod tests {
         shifted["endpoints"][1]["version"] = json!("2");
         let text = line(None, &Seen::of(&shifted), &shifted);
         assert!(text.starts_with("za 100.0 % (2) · versions 1 80.0 %, 2 20.0 % · "), "{text}");
+    }
+
+    #[test]
+    fn what_leaves_the_region_is_said() {
+        let mut shifted = answer(&[("a-1", "za", 0, 0.75), ("b-1", "zb", 0, 0.25), ("c-1", "us-a", 1, 0.0)]);
+        shifted["tier"] = json!(0);
+        (shifted["region"], shifted["reason"]) = (json!("ap"), json!("own zone is short"));
+        for (at, region) in ["ap", "eu", "us"].into_iter().enumerate() {
+            shifted["endpoints"][at]["region"] = json!(region);
+        }
+        shifted["endpoints"][1]["freshness"] = json!("suspect");
+        shifted["endpoints"][1]["ageMs"] = json!(7_000);
+        assert_eq!(
+            line(None, &Seen::of(&shifted), &shifted),
+            "eu/zb 25.0 % (1), za 75.0 % (1), then us-a (1) · tier 0 (own zone is short) · out of the region: \
+             eu 25.0 % (suspect, 7.0 s old) · zone-fallback ok · index 7"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@ use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
 use crate::output::{self, items_of, percent, printable, short_version, text_of};
-use anyhow::Context;
 use meridian_model::binding::NAMESPACE_DEFAULT;
 use meridian_model::names::{BadName, Namespace, PolicyName, PolicyVersion, RegionName, ServiceName};
 use reqwest::Method;
@@ -157,8 +156,8 @@ impl ConfigSource {
         match self {
             Self::Inline(config) => Ok(config),
             Self::File(path) => {
-                let text = std::fs::read_to_string(&path)
-                    .with_context(|| format!("{} cannot be read", path.display()))?;
+                let text =
+                    std::fs::read_to_string(&path).map_err(|error| Failure::unreadable(&path, &error))?;
                 object(&text).map_err(|wrong| Failure::Usage(format!("{}: {wrong}", path.display())))
             }
         }
@@ -228,6 +227,10 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> Result<(), Fai
         output::json(&answer.body);
     } else {
         output::say(render(&answer.body, stage));
+    }
+    let warning = text_of(&answer.body, "/warning");
+    if !warning.is_empty() {
+        output::remark(format_args!("warning: {}", printable(&warning)));
     }
     for change in before.iter().flat_map(|before| loosened(before, &answer.body)) {
         output::remark(format_args!("warning: {change}"));
@@ -400,6 +403,8 @@ mod tests {
         assert_eq!(ConfigSource::File(file.clone()).read().unwrap(), json!({ "percent": 5 }));
         std::fs::write(&file, "[]").unwrap();
         assert_eq!(ConfigSource::File(file).read().unwrap_err().exit_code(), 2);
+        let absent = ConfigSource::File(directory.path().join("absent"));
+        assert_eq!(absent.read().unwrap_err().exit_code(), 2);
     }
 
     #[test]

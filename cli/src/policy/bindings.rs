@@ -3,6 +3,7 @@
 use super::bind::{regions, remote_share};
 use super::push::reason_of;
 use super::rollout::PlaceArguments;
+use super::standing;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
@@ -60,14 +61,24 @@ pub(crate) async fn unbind(arguments: UnbindArguments, global: &Global) -> Resul
 }
 
 fn table(bindings: &[Value]) -> Table {
-    let mut table =
-        Table::new(["SERVICE", "POLICY", "VERSION", "CANDIDATE", "REGIONS", "REMOTE", "LABELS", "SINCE"]);
+    let mut table = Table::new([
+        "SERVICE",
+        "POLICY",
+        "VERSION",
+        "STATE",
+        "CANDIDATE",
+        "REGIONS",
+        "REMOTE",
+        "LABELS",
+        "SINCE",
+    ]);
     for binding in bindings {
         let labels: Vec<&str> = items_of(binding, "/callerLabels").iter().filter_map(Value::as_str).collect();
         table.row([
             text_of(binding, "/service"),
             text_of(binding, "/active/policy"),
             short_version(&text_of(binding, "/active/version")),
+            standing::word(binding),
             candidate(binding),
             regions(binding),
             remote_share(binding),
@@ -99,7 +110,7 @@ mod tests {
             "limits": { "regions": [], "maxRemoteShare": 0.5 } });
         let text = table(&[binding]).render();
         let line = text.lines().last().unwrap();
-        for said in ["_default", "q (canary, 5.0 %)", "only its own", "50.0 %", "team"] {
+        for said in ["_default", "soaking", "q (canary, 5.0 %)", "only its own", "50.0 %", "team"] {
             assert!(line.contains(said), "{said} in {line}");
         }
     }

@@ -89,17 +89,18 @@ pub(super) async fn of_crate(directory: &Path) -> Result<Component, Failure> {
     }
     require_target(directory).await?;
     let built = compile(directory).await?;
-    encode(built.package, &built.module)
+    let module = built.module;
+    let read = std::fs::read(&module).with_context(|| format!("{} cannot be read", module.display()))?;
+    encode(built.package, &read)
 }
 
 fn of_core(file: &Path) -> Result<Component, Failure> {
     let name = file.file_stem().map_or_else(|| "policy".into(), |stem| stem.to_string_lossy().into_owned());
-    encode(name, file)
+    encode(name, &std::fs::read(file).map_err(|error| Failure::unreadable(file, &error))?)
 }
 
-fn encode(name: String, module: &Path) -> Result<Component, Failure> {
-    let module = std::fs::read(module).with_context(|| format!("{} cannot be read", module.display()))?;
-    let bytes = component::encode(&module).map_err(|text| anyhow!(text))?;
+fn encode(name: String, module: &[u8]) -> Result<Component, Failure> {
+    let bytes = component::encode(module).map_err(|text| anyhow!(text))?;
     component::require_no_imports(&bytes).map_err(|text| anyhow!("{name} cannot be a policy: {text}"))?;
     let size = bytes.len() as u64;
     if size > MAX_MODULE_BYTES {

@@ -15,6 +15,7 @@ mod sdk;
 mod show;
 mod signing;
 mod snapshot;
+mod standing;
 mod switch;
 mod test;
 mod trial;

@@ -7,7 +7,6 @@ use crate::credential::Role;
 use crate::failure::Failure;
 use crate::output::{self, text_of};
 use crate::patience;
-use anyhow::Context;
 use meridian_model::names::PolicyName;
 use reqwest::Method;
 use serde_json::Value;
@@ -65,7 +64,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::File::open(file)
         // A byte more than is allowed tells a file that is too large.
         .and_then(|opened| opened.take(MAX_MODULE_BYTES + 1).read_to_end(&mut module))
-        .with_context(|| format!("{} cannot be read", file.display()))?;
+        .map_err(|error| Failure::unreadable(file, &error))?;
     if module.len() as u64 > MAX_MODULE_BYTES {
         return Err(Failure::Usage(format!(
             "{} is larger than the 8 MiB that gateways take",
@@ -142,7 +141,7 @@ mod tests {
         assert_eq!(read(&file).unwrap_err().exit_code(), 2);
         std::fs::write(&file, vec![0; usize::try_from(MAX_MODULE_BYTES).unwrap() + 1]).unwrap();
         assert!(read(&file).unwrap_err().to_string().contains("8 MiB"));
-        assert_eq!(read(&directory.path().join("none")).unwrap_err().exit_code(), 1);
+        assert_eq!(read(&directory.path().join("none")).unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::arguments;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
-use crate::output::{self, Table, percent, printable, short_version};
+use crate::output::{self, Table, counted, percent, printable, short_version};
 use crate::patience;
 use anyhow::{Context, anyhow};
 use meridian_model::names::{Namespace, PolicyName, PolicyVersion, ServiceName};
@@ -99,17 +99,27 @@ pub(crate) async fn record(arguments: RecordArguments, global: &Global) -> Resul
         output::json(&told);
     } else {
         output::say(format_args!(
-            "{} of {} lookups, over {} pictures of the service, in {}{}\n  next: meridian policy replay {} POLICY",
+            "{} of {}, over {} of the service, in {}{}\n  {}",
             told["lookups"],
-            told["seen"],
-            told["pictures"],
+            counted(count("seen"), "lookup"),
+            counted(count("pictures"), "snapshot"),
             file.display(),
             lost(count("dropped"), count("missed")),
-            file.display()
+            match (count("lookups"), count("seen")) {
+                (0, 0) => NOBODY_ASKED.to_owned(),
+                (0, _) => NOTHING_KEPT.to_owned(),
+                _ => format!("next: meridian policy replay {} POLICY", file.display()),
+            }
         ));
     }
     Ok(())
 }
+
+/// Why a recording has no lookups, and what to do.
+const NOBODY_ASKED: &str = "nobody asked this gateway for an endpoint of the service meanwhile\n  \
+    next: record while lookups come, for longer (--seconds), or at the gateway that they go to (--gateway)";
+const NOTHING_KEPT: &str = "nothing was recorded of those that came\n  \
+    next: record more of them (--sample), or for longer (--seconds)";
 
 /// Lookups that a recording would hold, had it had room and time; empty where there are none.
 fn lost(dropped: u64, missed: u64) -> String {
@@ -119,7 +129,7 @@ fn lost(dropped: u64, missed: u64) -> String {
 }
 
 fn read(file: &Path) -> Result<Recording, Failure> {
-    let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = std::fs::read(file).map_err(|error| Failure::unreadable(file, &error))?;
     let wrong = |why: String| {
         Failure::Usage(format!(
             "{} is no recording: {why}\n  next: meridian policy record SERVICE",
@@ -154,6 +164,11 @@ pub(crate) async fn replay(arguments: ReplayArguments, global: &Global) -> Resul
         output::json(&replayed.document(&recording));
     } else {
         output::say(replayed.render(&recording));
+    }
+    if replayed.compared == 0 {
+        let why = "nothing was compared: no lookup of the recording was answered by a version\n  \
+                   next: meridian policy record SERVICE, while lookups come and its policy answers them";
+        return Err(Failure::Failed(anyhow!(why)).after_json(global.json));
     }
     if require_same && !replayed.different.is_empty() {
         // They are listed above.
@@ -234,8 +249,9 @@ impl<'a> Replayed<'a> {
         let service = format!("{}/{}", recording.service.namespace, recording.service.service);
         let count = recording.lookups.len();
         let mut said = format!(
-            "{count} lookups of {service} over {} pictures, answered {}\n",
-            recording.pictures.len(),
+            "{} of {service} over {}, answered {}\n",
+            counted(count as u64, "lookup"),
+            counted(recording.pictures.len() as u64, "snapshot"),
             if count == 0 { "by nobody".to_owned() } else { answered(recording) },
         );
         match &self.config {
@@ -256,7 +272,11 @@ impl<'a> Replayed<'a> {
             ));
         }
         if self.different.is_empty() {
-            said.push_str("every answer is the same");
+            said.push_str(if self.compared == 0 {
+                "no answer is compared"
+            } else {
+                "every answer is the same"
+            });
             return said;
         }
         let part = self.different.len() as f64 / self.compared.max(1) as f64;

@@ -1,11 +1,12 @@
 //! `meridian policy promote|rollback|diff`: what becomes of a candidate.
 
 use super::bind::{Place, whom};
+use super::standing::{self, version};
 use super::trial::clamped;
 use crate::connection::{Connection, Global, Payload};
 use crate::credential::Role;
 use crate::failure::Failure;
-use crate::output::{self, Table, items_of, percent, printable, short_version, text_of};
+use crate::output::{self, Table, counted, items_of, percent, printable, text_of};
 use meridian_model::names::Namespace;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -83,45 +84,57 @@ impl PlaceArguments {
 }
 
 pub(crate) async fn promote(arguments: PromoteArguments, global: &Global) -> Result<(), Failure> {
-    let mut body = meant(&arguments.place, &[CANDIDATE, ACTIVE], global).await?;
+    let connection = Connection::open(global, Role::Operator)?;
+    let before = connection.get(&arguments.place.binding(), &[]).await?.body;
+    let mut body = meant(&before, &[CANDIDATE, ACTIVE]);
     if arguments.force {
         body.insert("force".to_owned(), json!(true));
     }
     body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
-    change(&arguments.place.path("promote"), body, global).await
-}
-
-pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> Result<(), Failure> {
-    let of: &[&str] = if arguments.active { &[ACTIVE] } else { &[CANDIDATE, ACTIVE] };
-    let mut body = meant(&arguments.place, of, global).await?;
-    body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
-    change(&arguments.place.path("rollback"), body, global).await
-}
-
-/// What is meant is what stands there now, in the first of these places where there is something: a version that comes in
-/// between is not touched.
-async fn meant(place: &PlaceArguments, of: &[&str], global: &Global) -> Result<Map<String, Value>, Failure> {
-    let connection = Connection::open(global, Role::Operator)?;
-    let binding = connection.get(&place.binding(), &[]).await?.body;
-    let version = of.iter().find_map(|at| binding.pointer(at));
-    Ok(version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect())
-}
-
-async fn change(path: &str, body: Map<String, Value>, global: &Global) -> Result<(), Failure> {
-    let connection = Connection::open(global, Role::Operator)?;
-    let answer = connection.send(Method::POST, path, &[], Payload::Json(Value::Object(body))).await?;
+    let after = change(&connection, &arguments.place.path("promote"), body).await?;
     if global.json {
-        output::json(&answer.body);
+        output::json(&after);
     } else {
-        let binding = &answer.body;
-        output::say(format_args!("{} answers for {}", version(binding, "/active"), whom(binding)));
+        output::say(format_args!("{} answers for {}", version(&after, "/active"), whom(&after)));
     }
     Ok(())
 }
 
-fn version(binding: &Value, at: &str) -> String {
-    let text = |name: &str| text_of(binding, &format!("{at}/{name}"));
-    format!("{} {}", text("policy"), short_version(&text("version")))
+pub(crate) async fn rollback(arguments: RollbackArguments, global: &Global) -> Result<(), Failure> {
+    let of: &[&str] = if arguments.active { &[ACTIVE] } else { &[CANDIDATE, ACTIVE] };
+    let connection = Connection::open(global, Role::Operator)?;
+    let before = connection.get(&arguments.place.binding(), &[]).await?.body;
+    let mut body = meant(&before, of);
+    body.extend(arguments.reason.map(|reason| ("reason".to_owned(), json!(reason))));
+    let after = change(&connection, &arguments.place.path("rollback"), body).await?;
+    if global.json {
+        output::json(&after);
+    } else {
+        output::say(given_up(&before, &after));
+    }
+    Ok(())
+}
+
+/// What is meant is what stands there now, in the first of these places where there is something: a version that comes in
+/// between is not touched.
+fn meant(binding: &Value, of: &[&str]) -> Map<String, Value> {
+    let version = of.iter().find_map(|at| binding.pointer(at));
+    version.map(|version| ("version".to_owned(), version.clone())).into_iter().collect()
+}
+
+async fn change(connection: &Connection, path: &str, body: Map<String, Value>) -> Result<Value, Failure> {
+    let body = Payload::Json(Value::Object(body));
+    Ok(connection.send(Method::POST, path, &[], body).await?.body)
+}
+
+/// What a roll-back took away, and what answers now.
+fn given_up(before: &Value, after: &Value) -> String {
+    let has_candidate = |binding: &Value| binding.get("candidate").is_some_and(Value::is_object);
+    let (at, done) = match has_candidate(before) && !has_candidate(after) {
+        true => ("/candidate", "given up"),
+        false => ("/active", "rolled back"),
+    };
+    format!("{} is {done}; {} answers for {}", version(before, at), version(after, "/active"), whom(after))
 }
 
 pub(crate) async fn diff(arguments: DiffArguments, global: &Global) -> Result<(), Failure> {
@@ -140,34 +153,34 @@ fn share(value: Option<&Value>) -> String {
 }
 
 fn render(binding: &Value) -> String {
-    let Some(candidate) = binding.get("candidate").filter(|c| c.is_object()) else {
-        let soaked = binding.pointer("/active/soaked").and_then(Value::as_bool) == Some(true);
-        let state = if soaked { "is known to be good" } else { "has yet to soak" };
-        return format!(
-            "{} answers for {} and {state}; there is no candidate",
-            version(binding, "/active"),
-            whom(binding)
-        );
+    let Some(candidate) = binding.get("candidate").filter(|candidate| candidate.is_object()) else {
+        let told = standing::told(binding);
+        let gap = if told.contains('\n') { "\n\n" } else { "; " };
+        return format!("{told}{gap}there is no candidate");
     };
     let text = |pointer: &str| text_of(candidate, pointer);
+    let number = |pointer: &str| candidate.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let stage = match text("/stage").as_str() {
         "canary" => format!("canary, {} %", text("/percent")),
         stage => stage.to_owned(),
     };
-    let mut said = format!(
-        "{} ({stage}) beside {} for {}, as {} saw it\n  asked     {} times of {} lookups\n  changed   {} of the answers\n  \
+    let mut said = standing::told(binding);
+    said.push_str(&format!(
+        "\n\n{} ({stage}) beside it, as {} saw it\n  asked     {}; {}\n  changed   {} of the answers\n  \
          refused   {} before, {} after\n  faults    {}",
         version(binding, "/candidate"),
-        version(binding, "/active"),
-        whom(binding),
         text_of(binding, "/gateway"),
-        text("/seen/answered"),
-        text("/seen/lookups"),
+        counted(number("/seen/answered"), "time"),
+        // Counts are of all that was seen, while shares forget what is long ago.
+        match number("/seen/lookups") {
+            0 => "no lookup was compared yet".to_owned(),
+            lookups => format!("shares are of the last {}", counted(lookups, "lookup")),
+        },
         share(candidate.pointer("/seen/changed")),
         share(candidate.pointer("/seen/refused/before")),
         share(candidate.pointer("/seen/refused/after")),
         text("/seen/faults"),
-    );
+    ));
     let fault = text("/seen/lastFault");
     if !fault.is_empty() {
         said.push_str(&format!(", last: {}", printable(&fault)));
@@ -251,7 +264,8 @@ mod tests {
         let text = render(&binding);
         for said in [
             "canary, 5.0 %",
-            "10 times of 200",
+            "p sha256:0123456789ab answers for default/orders-api and is known to be good\n\n",
+            "10 times; shares are of the last 200 lookups",
             "25.0 % of the answers",
             "50.0 % after",
             "last: trap",
@@ -266,5 +280,15 @@ mod tests {
         let mut without = binding;
         without["candidate"] = Value::Null;
         assert!(render(&without).contains("is known to be good; there is no candidate"));
+    }
+
+    #[test]
+    fn a_roll_back_says_what_went() {
+        let bound = |policy: &str| json!({ "policy": policy, "version": "1" });
+        let binding = |active: &str, candidate: Value| json!({ "namespace": "n", "service": "s", "active": bound(active), "candidate": candidate });
+        let (plain, tried) = (binding("a", Value::Null), binding("a", bound("c")));
+        assert_eq!(given_up(&tried, &plain), "c 1 is given up; a 1 answers for n/s");
+        assert_eq!(given_up(&plain, &binding("b", Value::Null)), "a 1 is rolled back; b 1 answers for n/s");
+        assert_eq!(given_up(&tried, &binding("b", bound("c"))), "a 1 is rolled back; b 1 answers for n/s");
     }
 }

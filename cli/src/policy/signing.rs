@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct SignArguments {
     /// Component, as `meridian policy build` writes it
     file: PathBuf,
-    /// Private key: Ed25519 or ECDSA P-256, PKCS#8 in PEM
+    /// Private key: Ed25519 or ECDSA P-256, PKCS#8 or SEC1 in PEM
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 }
@@ -45,7 +45,11 @@ pub(crate) struct VerifyArguments {
 pub(crate) fn sign(arguments: SignArguments, global: &Global) -> Result<(), Failure> {
     let SignArguments { file, key } = arguments;
     let version = version_of(&file)?;
-    let key = SigningKey::read(&key).map_err(|error| Failure::Usage(error.to_string()))?;
+    let key = SigningKey::read(&key).map_err(|error| {
+        // One that cannot be read is no key to convert.
+        let pem = std::fs::read_to_string(&key).unwrap_or_default();
+        Failure::Usage(format!("{error}{}", conversion(&pem, &key)))
+    })?;
     let signature = key.sign(version).map_err(|error| Failure::Failed(anyhow!("{error}")))?;
     let signer = key.public().map_err(|error| Failure::Failed(anyhow!("{error}")))?;
     let to = beside(&file);
@@ -96,7 +100,7 @@ pub(super) fn read(file: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     std::fs::File::open(file)
         .and_then(|opened| opened.take(MAX_SIGNATURE_BYTES as u64 + 8).read_to_string(&mut text))
-        .with_context(|| format!("{} cannot be read", file.display()))?;
+        .map_err(|error| Failure::unreadable(file, &error))?;
     Ok(text.trim().to_owned())
 }
 
@@ -106,12 +110,22 @@ fn beside(file: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// How to take the passphrase from a key, since nobody is there to be asked for it; empty where it has none.
+fn conversion(pem: &str, key: &Path) -> String {
+    let marks = ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"];
+    if !marks.iter().any(|mark| pem.contains(mark)) {
+        return String::new();
+    }
+    let key = key.display();
+    format!("\n  next: openssl pkcs8 -topk8 -nodes -in {key} -out {key}.pk8.pem, then sign with that")
+}
+
 /// A core module becomes a component only when it is pushed, and a signature is one of bytes.
 fn version_of(file: &Path) -> Result<PolicyVersion, Failure> {
     let mut head = Vec::new();
     std::fs::File::open(file)
         .and_then(|opened| opened.take(8).read_to_end(&mut head))
-        .with_context(|| format!("{} cannot be read", file.display()))?;
+        .map_err(|error| Failure::unreadable(file, &error))?;
     if component::kind_of(&head) == Kind::Core {
         let text = format!("{} is a core module\n  next: meridian policy build --core", file.display());
         return Err(Failure::Usage(text));
@@ -130,5 +144,14 @@ mod tests {
         let core = directory.path().join("core.wasm");
         std::fs::write(&core, b"\0asm\x01\0\0\0").unwrap();
         assert_eq!(version_of(&core).unwrap_err().exit_code(), 2);
+        assert_eq!(version_of(&directory.path().join("absent")).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_key_with_a_passphrase_says_how_to_convert_it() {
+        let key = Path::new("k.pem");
+        let sec1 = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n…";
+        assert!(conversion(sec1, key).contains("-in k.pem -out k.pem.pk8.pem"));
+        assert_eq!(conversion("-----BEGIN RSA PRIVATE KEY-----", key), "");
     }
 }

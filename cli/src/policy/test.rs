@@ -117,7 +117,7 @@ async fn test_natively(directory: &Path) -> Result<(), Failure> {
 }
 
 fn read_snapshot(file: &Path) -> Result<Vec<Snapshot>, Failure> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let text = std::fs::read_to_string(file).map_err(|error| Failure::unreadable(file, &error))?;
     snapshot::parse(&text).map_err(|wrong| Failure::Usage(format!("{} {wrong}", file.display())))
 }
 
