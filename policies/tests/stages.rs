@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::guests::{Guest, LOOP, TRAP};
-use support::{bound, caller_in, effective, healthy, region, warm};
+use support::{bound, caller_in, effective, evaluated, healthy, region, warm};
 
 const ACTIVE: u32 = 1;
 const CANDIDATE: u32 = 4;
@@ -296,12 +296,12 @@ async fn all_shares_and_a_keys_answer_are_those_of_both_sides() {
     let caller = caller_in(&mut worker, &service, 'a');
     warm(&mut worker, &service, caller).await;
     canary_is_there(&mut worker, &service, caller).await;
-    let asked = || worker_caller(&service);
-    let whole = host.evaluate(Arc::clone(&service), asked(), None).await;
+    let asks = worker_caller(&service);
+    let whole = evaluated(&host, &service, &asks, None).await;
     assert_eq!(*whole.view.plans.shares, [7_500, 2_500]);
     for key in 1..=50 {
         let (position, _) = answer(&mut worker, &service, caller, Some(key), 0);
-        let one = host.evaluate(Arc::clone(&service), asked(), Some(key)).await;
+        let one = evaluated(&host, &service, &asks, Some(key)).await;
         assert_eq!(
             one.routed(Some(key), key).pick(&service),
             Pick::Endpoint(meridian_policies::Picked {
@@ -390,12 +390,11 @@ async fn what_fails_where_no_worker_is_asked_is_a_failure() {
     let module = Guest { route: TRAP.into(), ..Guest::to_endpoint(1) }.build();
     let host = host_with(&[&module]);
     let service = healthy(0, 6, &unproven(bound("p", &module, "{}")));
-    let caller = || Caller::in_zone(region(), None);
+    let caller = Caller::in_zone(region(), None);
     for round in 1..=2 {
-        let answer = host.evaluate(Arc::clone(&service), caller(), Some(7)).await;
+        let answer = evaluated(&host, &service, &caller, Some(7)).await;
         assert_ne!(answer.view.outcome, Outcome::Ok);
-        // Of a service that no lookup asks for.
-        let seen = until_seen(&host, || {}, |seen| seen.active.evidence.faults >= round).await;
-        assert_eq!(seen.active.evidence.faults, round);
+        // Of a service that no lookup asks for. More, where a question had to be asked again.
+        until_seen(&host, || {}, |seen| seen.active.evidence.faults >= round).await;
     }
 }

@@ -1,5 +1,6 @@
 //! A thin client of the API: every answer as status, headers and body, nothing hidden.
 
+use crate::patience::until;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A module may cost seconds of processor time before it is refused, on a machine that is busy with other tests.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Longest that a policy may take to answer, on a machine that is busy with other tests.
+const WARM: Duration = Duration::from_secs(10);
 
 /// Speaks to one gateway, as one bearer.
 #[derive(Clone)]
@@ -291,6 +295,18 @@ impl Client {
     /// Where no whole answer came.
     pub async fn resolve(&self, service: &str, query: &str) -> Answer {
         self.get(&format!("/v1/resolve/{service}{query}")).await
+    }
+
+    /// Asks for `path`, a lookup, until the policy itself answers it. A caller's first lookup waits only milliseconds for its
+    /// preparation, and what a stand-in answers on a busy machine has another tag.
+    ///
+    /// # Panics
+    /// Where the policy does not answer, or no whole answer came.
+    pub async fn warm(&self, path: &str) {
+        until(&format!("the policy answers {path}"), WARM, async || {
+            self.get(path).await["policy"]["outcome"] == "ok"
+        })
+        .await;
     }
 
     /// The status of every instance of a service in the namespace `default`.

@@ -1,7 +1,14 @@
 //! A strict reader of the OpenMetrics text form: what a scraper would choke on fails here.
 
 use crate::client::Client;
+use crate::patience::until;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is counted is so a moment after its effect is seen, on a loaded machine.
+const COUNTED: Duration = Duration::from_secs(2);
+/// Whatever is counted once too often is so within this.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// Every sample by its name with labels as written, such as `meridian_instances{status="healthy"}`.
 pub type Figures = BTreeMap<String, f64>;
@@ -95,6 +102,16 @@ pub async fn of(client: &Client) -> Figures {
 pub async fn one(client: &Client, name: &str) -> f64 {
     let figures = of(client).await;
     figures.get(name).copied().unwrap_or_else(|| panic!("no figure {name} in {:?}", figures.keys()))
+}
+
+/// Waits until a figure of a gateway is `expected`, and sees that it stays so.
+///
+/// # Panics
+/// Where it does not get there, or does not stay.
+pub async fn settles(client: &Client, name: &str, expected: f64) {
+    until(&format!("{name} is {expected}"), COUNTED, async || one(client, name).await == expected).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(one(client, name).await, expected, "{name}");
 }
 
 #[cfg(test)]

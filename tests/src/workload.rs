@@ -20,6 +20,8 @@ pub struct Diary {
     pub refused: Vec<String>,
     /// Requests that got no answer.
     pub unanswered: u64,
+    /// Registrations that were answered with a refusal; the next one is made after the next heartbeat.
+    pub turned_away: u64,
     /// When the last heartbeat was sent that was accepted.
     pub last_beat: Option<Instant>,
     /// When it registered last.
@@ -146,6 +148,8 @@ impl Life {
             diary.registrations += 1;
             diary.last_registration = Some(sent);
             diary.lease = answer["lease"]["id"].as_str().unwrap_or_default().to_owned();
+        } else {
+            self.diary.lock().unwrap().turned_away += 1;
         }
         Some(answer)
     }

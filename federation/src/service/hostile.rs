@@ -138,6 +138,16 @@ impl Victim {
     }
 }
 
+/// That changes were known as soon as without the enemy. A driver that waits for it stands still for [`limits::STALLED`];
+/// that one of many comes late shows no more than that the machine had other work.
+fn undelayed(beside: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let (p95, most) = (took[took.len() * 95 / 100], took[took.len() - 1]);
+    println!("beside {beside}: {p95:?} for 95 % of {} changes, {most:?} at most", took.len());
+    assert!(p95 <= Duration::from_millis(250), "{p95:?}");
+    assert!(most <= limits::STALLED / 2, "{most:?}");
+}
+
 /// A peer that does by hand what the service does in order.
 struct Enemy {
     material: Material,
@@ -314,7 +324,7 @@ async fn who_does_not_read_loses_its_link_and_delays_nobody() {
     eventually("linked", || victim.of("xx").connected.get() == 1).await;
     let held = proto::Held { origin: "eu".into(), version: None, follow: true };
     enemy.send(Body::Have(proto::Have { origins: vec![held] })).await;
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     let (begun, mut last_ping) = (Instant::now(), Instant::now());
     while victim.of("xx").overflows.get() == 0 {
         assert!(begun.elapsed() < PATIENCE, "an unread link is closed");
@@ -323,11 +333,10 @@ async fn who_does_not_read_loses_its_link_and_delays_nobody() {
             last_ping = Instant::now();
             enemy.send(Body::Ping(proto::Ping { nonce: 1, own: None, yours: None })).await;
         }
-        slowest = slowest.max(victim.change().await);
+        took.push(victim.change().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    println!("beside a peer that does not read: {slowest:?} at most");
-    assert!(slowest <= Duration::from_millis(250), "{slowest:?}");
+    undelayed("a peer that does not read", took);
     assert_eq!(victim.of("xx").connected.get(), 0);
     victim.unharmed().await;
 }
@@ -344,16 +353,15 @@ async fn a_flood_is_read_slowly_and_delays_nobody() {
     });
     let answers = tokio::spawn(async move { while let Ok(Some(_)) = receive.message().await {} });
     eventually("the flood", || victim.of("xx").messages_in.get() > 100).await;
-    let (begun, before, mut slowest) = (Instant::now(), victim.of("xx").messages_in.get(), Duration::ZERO);
+    let (begun, before, mut took) = (Instant::now(), victim.of("xx").messages_in.get(), Vec::new());
     for _ in 0..50 {
-        slowest = slowest.max(victim.change().await);
+        took.push(victim.change().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let rate = (victim.of("xx").messages_in.get() - before) as f64 / begun.elapsed().as_secs_f64();
-    println!("beside a flood, of which {rate:.0} messages/s are read: {slowest:?} at most");
+    undelayed(&format!("a flood, of which {rate:.0} messages/s are read"), took);
     let bound = f64::from(limits::RATE_MESSAGES) / limits::RATE_SPAN.as_secs_f64();
     assert!(rate <= 1.2 * bound, "{rate}");
-    assert!(slowest <= Duration::from_millis(250), "{slowest:?}");
     flood.abort();
     answers.abort();
     victim.unharmed().await;

@@ -24,6 +24,8 @@ use tempfile::TempDir;
 
 /// Longest that a start may take on a loaded machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What etcd says where somebody else has the port.
+const PORT_TAKEN: &str = "address already in use";
 
 /// An etcd of one member.
 pub struct RealEtcd {
@@ -61,7 +63,7 @@ impl RealEtcd {
                 Self { dir: dir.unwrap(), client_port, peer_port, child: None, arguments: arguments.clone() };
             match etcd.launch() {
                 Ok(()) => return etcd,
-                Err(log) if log.contains("address already in use") => {}
+                Err(log) if log.contains(PORT_TAKEN) => {}
                 Err(log) => panic!("etcd did not start:\n{log}"),
             }
         }
@@ -122,8 +124,11 @@ impl RealEtcd {
     /// If it does not start.
     pub fn start_again(&mut self) {
         self.stop();
-        if let Err(log) = self.launch() {
-            panic!("etcd did not start again:\n{log}");
+        let deadline = Instant::now() + START_TIMEOUT;
+        // A connection of somebody else may have been given the port meanwhile.
+        while let Err(log) = self.launch() {
+            let again = log.contains(PORT_TAKEN) && Instant::now() < deadline;
+            assert!(again, "etcd did not start again:\n{log}");
         }
     }
 

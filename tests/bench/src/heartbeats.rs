@@ -23,17 +23,22 @@ pub(crate) struct Arguments {
     /// Seconds of each kind
     #[arg(long, default_value_t = 15)]
     seconds: u32,
+    /// Whether the pace has to be kept, because the numbers mean something
+    #[arg(skip = true)]
+    judged: bool,
 }
 
 impl Arguments {
     pub(crate) fn smoke(self) -> Self {
-        Self { instances: 1000, services: 50, batch: 100, seconds: 1 }
+        Self { instances: 1000, services: 50, batch: 100, seconds: 1, judged: false }
     }
 }
 
 /// Parts into which a second is cut, so that beats come evenly and not in one burst.
 const PARTS: usize = 20;
 const CONNECTIONS: usize = 64;
+/// Beats that come later than this are no longer at an even pace.
+const LATE: Duration = Duration::from_secs(1);
 /// Time without beats, to know what the gateway and etcd do of themselves.
 const IDLE: Duration = Duration::from_secs(4);
 
@@ -46,6 +51,8 @@ struct Beats<'a> {
     batch: usize,
     /// Results without an error.
     taken: usize,
+    /// By how much the latest part of a second was late.
+    late: Duration,
 }
 
 impl Work for Beats<'_> {
@@ -111,12 +118,11 @@ impl Cost {
 fn beat(connections: &mut Connections, work: &mut Beats<'_>, seconds: u32) -> Result<usize> {
     let instances = work.population.instances;
     let (before, start) = (work.taken, Instant::now());
-    let mut late = Duration::ZERO;
     for part in 0..seconds as usize * PARTS {
         let due = start + Duration::from_secs(1) * part as u32 / PARTS as u32;
         match due.checked_duration_since(Instant::now()) {
             Some(early) => std::thread::sleep(early),
-            None => late = late.max(due.elapsed()),
+            None => work.late = work.late.max(due.elapsed()),
         }
         let place = part % PARTS;
         work.due = instances * place / PARTS..instances * (place + 1) / PARTS;
@@ -125,9 +131,6 @@ fn beat(connections: &mut Connections, work: &mut Beats<'_>, seconds: u32) -> Re
     let (taken, sent) = (work.taken - before, instances * seconds as usize);
     if taken != sent {
         bail!("{sent} heartbeats were sent, but {taken} taken");
-    }
-    if late > Duration::from_secs(1) {
-        bail!("the gateway or this machine cannot keep up: beats were {late:?} late");
     }
     Ok(taken)
 }
@@ -139,7 +142,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
     let gateway = region.gateway(Start { name: "gateway", ..Start::default() })?;
     let bearer = region.bearer();
     let mut connections = gateway.connect(CONNECTIONS)?;
-    let mut work = Beats { bearer: &bearer, population, due: 0..0, batch: arguments.batch, taken: 0 };
+    let mut work = Beats {
+        bearer: &bearer,
+        population,
+        due: 0..0,
+        batch: arguments.batch,
+        taken: 0,
+        late: Duration::ZERO,
+    };
     beat(&mut connections, &mut work, 1)?;
 
     let idle = Cost::of(&region, &gateway, || {
@@ -153,6 +163,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report> {
 
     let mut report =
         Report::new(format!("heartbeats: {} instances, each once a second", arguments.instances));
+    if work.late > LATE {
+        let why = format!("the gateway or this machine cannot keep up: beats were {:?} late", work.late);
+        if arguments.judged {
+            bail!(why);
+        }
+        report.remark(why);
+    }
     let per_thousand = |cost: &Cost, of: f64| of / cost.beats * 1e3;
     let kinds = [(format!("in batches of {}", arguments.batch), batched), ("one by one".to_owned(), single)];
     for (kind, cost) in &kinds {

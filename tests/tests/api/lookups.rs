@@ -123,6 +123,7 @@ async fn a_watcher_hears_of_another_answer_and_of_nothing_else() {
     let open = gateway.client();
     let owner = open.bearing(&issuer.workload(SERVICE));
     register_many(&owner, SERVICE, "o", 2).await;
+    open.warm(&format!("/v1/resolve/{SERVICE}?zone=test-1a")).await;
     let tag = open.resolve(SERVICE, "?zone=test-1a").await.expect(200).etag();
     // The tag is of the whole plan, not of what was drawn from it.
     for query in ["?zone=test-1a", "?zone=test-1a&n=2", "?zone=test-1a&n=all"] {

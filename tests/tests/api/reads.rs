@@ -22,6 +22,7 @@ async fn whoever_has_an_answer_is_told_that_it_stands() {
     let open = gateway.client();
     let owner = open.bearing(&issuer.workload(SERVICE));
     register_many(&owner, SERVICE, "o", 2).await;
+    open.warm(&format!("/v1/resolve/{SERVICE}?zone=test-1a")).await;
     for path in
         [format!("/v1/resolve/{SERVICE}?zone=test-1a"), LIST.to_owned(), instance_path(SERVICE, "o-0")]
     {
@@ -51,6 +52,7 @@ async fn whoever_waits_with_a_list_of_tags_hears_of_what_is_not_in_it() {
     let open = gateway.client();
     let owner = open.bearing(&issuer.workload(SERVICE));
     register_many(&owner, SERVICE, "o", 2).await;
+    open.warm(&format!("/v1/resolve/{SERVICE}?n=all")).await;
     let mut port = 2000;
     for path in [format!("/v1/resolve/{SERVICE}?n=all"), LIST.to_owned()] {
         let join = if path.contains('?') { '&' } else { '?' };

@@ -134,7 +134,8 @@ async fn a_replay_asks_with_the_config_that_answered() {
         .await;
     };
     bind(0).await;
-    let recording = tokio::spawn(record(operator.clone(), json!({ "seconds": 60, "lookups": 60 })));
+    // Far more than are asked until the other config is in force.
+    let recording = tokio::spawn(record(operator.clone(), json!({ "seconds": 60, "lookups": 300 })));
     until("it records", Duration::from_secs(5), async || {
         operator.post(RECORD, &json!({ "seconds": 0.001 })).await.status == 409
     })

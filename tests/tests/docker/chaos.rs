@@ -142,9 +142,12 @@ async fn no_lookup_fails_while_regions_break() {
         let faults = [(next(&mut deck, &mut draw), at), (next(&mut deck, &mut draw), other)];
         let (held, pause) = (HELD + draw.below(2_000) as u64, draw.below(2_000) as u64);
         for (fault, at) in faults {
-            // Of an earlier one nothing is left that could be taken for this.
-            let _ =
-                until("the region is whole", SETTLED, async || !fault.shows(&place, at, whole).await).await;
+            // Of an earlier one nothing is left that could be taken for this; and a drain is a write, for which the region's
+            // etcd must have a leader again.
+            let _ = until("the region is whole", SETTLED, async || {
+                !fault.shows(&place, at, whole).await && !Fault::EtcdMajority.shows(&place, at, whole).await
+            })
+            .await;
         }
         faults.iter().for_each(|(fault, at)| fault.begin(&place, REGIONS[*at]));
         let broken = Instant::now();

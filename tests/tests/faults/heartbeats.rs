@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 const SERVICE: &str = "orders-api";
 const INSTANCES: usize = 500;
 const ROUNDS: usize = 20;
+const BEATS: &str = "meridian_heartbeats_total";
 
 /// Puts that etcd has done so far, by its own metrics.
 async fn puts(etcd: &Client) -> f64 {
@@ -39,7 +40,7 @@ async fn ten_thousand_heartbeats_are_a_few_writes() {
         .collect();
     let beats = json!({ "heartbeats": beats });
     let registry = Client::new(SocketAddr::from(([127, 0, 0, 1], world.etcd.port())));
-    let (before, puts) = (figures::of(&client).await, puts(&registry).await);
+    let (before, puts) = (figures::one(&client, BEATS).await, puts(&registry).await);
     let began = Instant::now();
     // Over longer than a TTL: a heartbeat that got lost on its way would end a lease.
     let mut tick = tokio::time::interval(Duration::from_millis(600));
@@ -51,9 +52,7 @@ async fn ten_thousand_heartbeats_are_a_few_writes() {
         let refused: Vec<_> = results.iter().filter(|result| !result["error"].is_null()).collect();
         assert!(refused.is_empty(), "{} heartbeats were refused, such as {}", refused.len(), refused[0]);
     }
-    let after = figures::of(&client).await;
-    let more = |name: &str| after[name] - before[name];
-    assert_eq!(more("meridian_heartbeats_total"), (INSTANCES * ROUNDS) as f64);
+    figures::settles(&client, BEATS, before + (INSTANCES * ROUNDS) as f64).await;
     // As etcd counts them, whoever made them.
     let writes = self::puts(&registry).await - puts;
     let per_thousand = writes * 1_000.0 / (INSTANCES * ROUNDS) as f64;

@@ -69,6 +69,8 @@ async fn an_instance_that_stops_beating_is_out_of_the_answers_within_its_ttl_and
 struct Checked {
     address: SocketAddr,
     status: Arc<AtomicU16>,
+    /// The next checks that fail, whatever the status.
+    failures: Arc<AtomicU64>,
     asked: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -78,13 +80,16 @@ impl Checked {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (status, asked) = (Arc::new(AtomicU16::new(503)), Arc::new(AtomicU64::new(0)));
-        let (answers, count) = (Arc::clone(&status), Arc::clone(&asked));
+        let failures = Arc::new(AtomicU64::new(0));
+        let (answers, fails, count) = (Arc::clone(&status), Arc::clone(&failures), Arc::clone(&asked));
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 2048];
                 let _ = stream.read(&mut request).await;
                 count.fetch_add(1, Ordering::SeqCst);
-                let status = answers.load(Ordering::SeqCst);
+                let left = |left: u64| left.checked_sub(1);
+                let fails = fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok();
+                let status = if fails { 500 } else { answers.load(Ordering::SeqCst) };
                 let location = if status == 302 { "location: /livez\r\n" } else { "" };
                 let answer = format!(
                     "HTTP/1.1 {status} X\r\n{location}content-length: 0\r\nconnection: close\r\n\r\n"
@@ -92,11 +97,18 @@ impl Checked {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Self { address, status, asked, task }
+        Self { address, status, failures, asked, task }
     }
 
     fn answer(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// Fails one check, however long the test looks away.
+    async fn fail_once(&self) {
+        self.failures.store(1, Ordering::SeqCst);
+        until("one check fails", Duration::from_secs(5), async || self.failures.load(Ordering::SeqCst) == 0)
+            .await;
     }
 
     fn body(&self) -> Value {
@@ -133,11 +145,7 @@ async fn a_health_check_decides_by_its_thresholds() {
     becomes("healthy").await;
     let _ = client.resolve(SERVICE, "").await.expect(200);
     // One failure is none, by its threshold.
-    let asked = checked.asked.load(Ordering::SeqCst);
-    checked.answer(500);
-    until("one check fails", Duration::from_secs(5), async || checked.asked.load(Ordering::SeqCst) > asked)
-        .await;
-    checked.answer(200);
+    checked.fail_once().await;
     throughout("it stays healthy", Duration::from_secs(3), async || {
         client.status_of(SERVICE, "o-1").await.as_deref() == Some("healthy")
     })

@@ -53,7 +53,8 @@ async fn sigterm_answers_what_is_open_ends_streams_and_exits_with_zero() {
     });
     let (mut half, body) = half_registered(gateway.address(), &issuer.workload(SERVICE)).await;
     let load = Load::start(&[gateway.address()], &target, PACE);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // So many that whatever was sent before them has come in, too.
+    until("lookups are asked", Duration::from_secs(10), async || load.report().lookups > 200).await;
     load.report().check();
 
     gateway.terminate();

@@ -188,7 +188,7 @@ async fn a_first_binding_returns_to_what_answered_before_it() {
     let back = operator.post(&format!("{BINDING}/rollback"), &json!({})).await.expect(200);
     assert_eq!(back["active"]["policy"], "weighted", "{}", back.json);
     let by = |cause: &str| format!("meridian_policy_rollbacks_total{{reason=\"{cause}\"}}");
-    assert_eq!(figures::one(&open, &by("operator")).await, 1.0);
+    figures::settles(&open, &by("operator"), 1.0).await;
 
     // By itself, and no lookup goes without an answer meanwhile.
     let binding = format!("/v1/namespaces/default/bindings/{TRAPPED}");
@@ -210,7 +210,7 @@ async fn a_first_binding_returns_to_what_answered_before_it() {
         active(&operator, &binding).await["policy"] == "weighted"
     })
     .await;
-    assert_eq!(figures::one(&open, &by("faults")).await, 1.0);
+    figures::settles(&open, &by("faults"), 1.0).await;
 }
 
 /// What answers may be what is wrong, whatever is being tried beside it.

@@ -24,11 +24,12 @@ async fn ended(end: End, span: Duration) {
     let fleet = Fleet::start(&world).await;
     let loads = Loads::far(&world);
     world.all_is_on_disk(AP).await;
+    let before = Instant::now();
     if let End::Unpowered = end {
         world.isolate(AP);
     }
     world.regions[AP].kill();
-    grow_old(&world, &[(EU, AP), (US, AP)], span).await;
+    grow_old(&world, &[(EU, AP), (US, AP)], before, span).await;
     for at in [EU, US] {
         let shown = world.standing(at, AP).await;
         assert_eq!(shown["reachable"], false, "{shown}");
@@ -66,9 +67,10 @@ async fn paused(span: Duration) {
     let world = World::apart().await;
     let _fleet = Fleet::start(&world).await;
     let loads = Loads::all(&world);
+    let before = Instant::now();
     world.regions[AP].node.pause();
     let severed = [(EU, AP), (US, AP), (AP, EU), (AP, US)];
-    grow_old(&world, &severed, span).await;
+    grow_old(&world, &severed, before, span).await;
     // Its region goes on without it, also where leases would have ended.
     assert!(span > Duration::from_secs(2 * TTL));
     assert!(world.share(AP, ORDERS, AP).await > 1.0 - 1e-9, "its own lookups left {}", REGIONS[AP]);
@@ -87,12 +89,13 @@ async fn restarted(span: Duration) {
     for at in 0..REGIONS.len() {
         world.all_is_on_disk(at).await;
     }
+    let before = Instant::now();
     for region in &mut world.regions {
         region.node.kill();
         region.etcd.kill();
     }
     let pairs = [(AP, EU), (EU, US), (US, AP)];
-    grow_old(&world, &pairs, span).await;
+    grow_old(&world, &pairs, before, span).await;
     for at in 0..REGIONS.len() {
         // Whoever asked it meanwhile would ask nobody.
         let restart = async |region: &mut Region| {
