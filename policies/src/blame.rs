@@ -35,7 +35,10 @@ impl Clerk {
             // That the service changed before it was to be asked again is no failure of its own.
             let entry = self.services.get(&slot).filter(|_| !fault.ends_instance());
             let known = entry.is_some_and(|entry| entry.is_asked_again(bound, now));
-            if !known && blamed.iter().filter(|other| **other == bound).count() < FAULTS_OF_PREPARATION {
+            // What is asked again so soon counts once each time.
+            let on_probation = self.services.get(&slot).is_some_and(|entry| entry.is_on_probation(bound));
+            let most = if on_probation { 1 } else { FAULTS_OF_PREPARATION };
+            if !known && blamed.iter().filter(|other| **other == bound).count() < most {
                 blamed.push(bound);
                 if let Some(book) = self.books.get_mut(&slot) {
                     book.failed(bound, fault);
@@ -130,7 +133,7 @@ impl Clerk {
     fn failed_as_a_whole(&mut self, slot: u32, bound: &Bound, fault: &Fault, now: Instant) {
         let Some(entry) = self.services.get_mut(&slot) else { return };
         // Each worker has a cell of its own: what fails in the next before that is told is the same failure.
-        let known = entry.rests(bound, now);
+        let known = entry.is_known_to_fail(bound, now);
         let until = entry.ban(bound.clone(), None, fault.clone(), now);
         self.timers.push(Reverse((until, slot)));
         if !known {

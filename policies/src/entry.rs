@@ -28,6 +28,9 @@ struct Ban {
     asked: bool,
 }
 
+/// For how long after a rest a failure may still be one of the cells from before it.
+const REMADE: Duration = Duration::from_secs(1);
+
 /// Who prepares a service.
 #[derive(Clone, Copy)]
 pub(crate) struct Build {
@@ -149,33 +152,54 @@ impl Entry {
     ) -> Instant {
         let (binding, callers) = (&self.latest.binding, &self.callers);
         let (shortest, longest) = if caller.is_some() { CALLER_BACKOFF } else { BACKOFF };
-        let on_probation = caller.is_none() && binding.is_observed() && bound == binding.active;
+        let on_probation = caller.is_none() && self.is_on_probation(&bound);
         self.bans.retain(|ban| {
             let asks = ban.caller.is_none_or(|id| callers.iter().any(|known| known.id == id));
             asks && binding.versions().any(|bound| *bound == ban.bound)
         });
-        let pause = |times: u32, before: Duration| match times {
-            1..PROBATION_FAULTS if on_probation => PROBATION.0,
-            PROBATION_FAULTS if on_probation => PROBATION.1,
-            1 => shortest,
-            _ => (before * 2).clamp(shortest, longest),
-        };
-        let same = |ban: &&mut Ban| ban.bound == bound && ban.caller == caller && ban.asked == asked;
-        if let Some(ban) = self.bans.iter_mut().find(same) {
-            if ban.until > now {
-                return ban.until;
-            }
-            let same_trouble = now.duration_since(ban.until) < BACKOFF_FORGOTTEN;
-            ban.times = if same_trouble { ban.times.saturating_add(1) } else { 1 };
-            ban.pause = pause(ban.times, ban.pause);
-            ban.until = now + ban.pause;
-            ban.fault = fault;
+        let of_same = |ban: &Ban| ban.bound == bound && ban.caller == caller;
+        let at = self.bans.iter().position(|ban| of_same(ban) && ban.asked == asked);
+        let known = at.and_then(|at| self.bans.get(at));
+        if let Some(ban) = known.filter(|ban| ban.until > now) {
             return ban.until;
         }
-        let pause = pause(1, shortest);
-        let until = now + pause;
-        self.bans.push(Ban { bound, caller, fault, until, pause, times: 1, asked });
+        // One that fails now in this way and now in that is the same trouble.
+        let recent =
+            |ban: &&Ban| of_same(ban) && now.saturating_duration_since(ban.until) < BACKOFF_FORGOTTEN;
+        let times = self.bans.iter().filter(recent).map(|ban| ban.times).max().unwrap_or(0).saturating_add(1);
+        let before = known.filter(recent).map(|ban| ban.pause);
+        let pause = match (times, before) {
+            (1..PROBATION_FAULTS, _) if on_probation => PROBATION.0,
+            (PROBATION_FAULTS, _) if on_probation => PROBATION.1,
+            (_, Some(before)) => (before * 2).clamp(shortest, longest),
+            (_, None) => shortest,
+        };
+        let ban = Ban { bound, caller, fault, until: now + pause, pause, times, asked };
+        let until = ban.until;
+        match at.and_then(|at| self.bans.get_mut(at)) {
+            Some(old) => *old = ban,
+            None => self.bans.push(ban),
+        }
         until
+    }
+
+    /// Whether this is what was bound lately and has yet to prove itself.
+    pub(crate) fn is_on_probation(&self, bound: &Bound) -> bool {
+        let binding = &self.latest.binding;
+        !binding.activation.soaked && *bound == binding.active
+    }
+
+    /// Whether what failed in a worker's cell is known to fail: it rests, or rested a moment ago and what is made since then has
+    /// not come to all workers.
+    pub(crate) fn is_known_to_fail(&self, bound: &Bound, now: Instant) -> bool {
+        let remade = self.queued.is_some() || self.building.is_some();
+        self.bans.iter().any(|ban| {
+            let over = now.saturating_duration_since(ban.until);
+            ban.bound == *bound
+                && ban.caller.is_none()
+                && !ban.asked
+                && (over.is_zero() || (remade && over < REMADE))
+        })
     }
 
     /// Makes room for one more caller: the first that was not used lately goes.

@@ -86,7 +86,7 @@ pub(crate) const BATCH_SERVICES: usize = 32;
 /// A rebuilt service waits this long after a fault in `route` or `open`, doubled each time up to the second value.
 pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// While what was bound lately has yet to prove itself, it is asked again so soon, so often: whether it fails for good is known
+/// While what was bound lately has yet to soak, it is asked again so soon, so often: whether it fails for good is known
 /// in a fifth of a second, and it is rolled back within half a second. Then it is asked less and less often, from the pause
 /// on that comes second, so that the roll-back comes before the next failure.
 pub(crate) const PROBATION: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(800));

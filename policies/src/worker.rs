@@ -289,17 +289,19 @@ impl Worker {
         let place = warm.place(caller)?;
         let desk = warm.desks.get(place)?;
         self.counters.lookups.add(1);
-        match &desk.view.outcome {
+        desk.view.mark_used();
+        let found = if desk.trial.is_some() {
+            self.route_observed(snapshot, caller, place, key, words)?
+        } else {
+            let plan = self.route_active(snapshot, caller, place, key, words)?;
+            Found { place, side: Side::Active, plan }
+        };
+        match self.view(snapshot.slot, found)?.outcome {
             Outcome::Ok => {}
             Outcome::LastGood { .. } => self.counters.last_good.add(1),
             Outcome::Fallback { .. } => self.counters.fallback.add(1),
         }
-        desk.view.mark_used();
-        if desk.trial.is_some() {
-            return self.route_observed(snapshot, caller, place, key, words);
-        }
-        let plan = self.route_active(snapshot, caller, place, key, words)?;
-        Some(Found { place, side: Side::Active, plan })
+        Some(found)
     }
 
     /// The active version's plan.

@@ -373,7 +373,7 @@ async fn what_makes_no_sense_of_a_service_that_stands_still_is_asked_again() {
     let lookups = || {
         let _ = worker.lookup_now(&service, caller, None, 0);
     };
-    let seen = until_seen(&host, lookups, |seen| seen.active.evidence.faults >= 3).await;
+    let seen = until_seen(&host, lookups, |seen| seen.active.evidence.faults >= 8).await;
     assert!(seen.active.evidence.rests && seen.active.evidence.last_fault.starts_with("plans"));
     // What is published meanwhile is asked of, and is no failure more.
     for _ in 0..20 {
@@ -391,10 +391,19 @@ async fn what_fails_where_no_worker_is_asked_is_a_failure() {
     let host = host_with(&[&module]);
     let service = healthy(0, 6, &unproven(bound("p", &module, "{}")));
     let caller = Caller::in_zone(region(), None);
+    let mut asked = 0;
     for round in 1..=2 {
-        let answer = evaluated(&host, &service, &caller, Some(7)).await;
-        assert_ne!(answer.view.outcome, Outcome::Ok);
-        // Of a service that no lookup asks for. More, where a question had to be asked again.
-        until_seen(&host, || {}, |seen| seen.active.evidence.faults >= round).await;
+        // On a busy machine a question may not have had its turn.
+        loop {
+            asked += 1;
+            let answer = host.evaluate(Arc::clone(&service), caller.clone(), Some(7)).await;
+            assert_ne!(answer.view.outcome, Outcome::Ok);
+            if answer.view.outcome.reason() != Some("warming") {
+                break;
+            }
+        }
+        // Of a service that no lookup asks for.
+        let seen = until_seen(&host, || {}, |seen| seen.active.evidence.faults >= round).await;
+        assert!(seen.active.evidence.faults <= asked, "{} of {asked}", seen.active.evidence.faults);
     }
 }
