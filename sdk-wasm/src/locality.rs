@@ -257,9 +257,11 @@ impl<'a> Levels<'a> {
     fn why_elsewhere(&self) -> &'static str {
         let any = |levels: &[Level]| levels.iter().any(|level| !level.members.is_empty());
         let [_, evacuated_zones, ..] = &self.last;
+        let is_here =
+            |level: &Level| level.members.iter().any(|(to, _)| matches!(to, Destination::Endpoint(_)));
         match self.service.endpoints().next() {
-            // It is on its way back.
-            _ if any(&self.local) => "",
+            // It is on its way back, or the other side has something here.
+            _ if any(&self.local) || self.at_last.iter().any(is_here) => "",
             _ if any(evacuated_zones) => ", zones here are being drained",
             Some(_) => ", nothing healthy here",
             None => ", nothing here",
