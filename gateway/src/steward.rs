@@ -210,7 +210,7 @@ pub fn render(evidence: &Evidence) -> Value {
         .collect();
     json!({
         "lookups": evidence.lookups, "answered": evidence.answered, "faults": evidence.faults,
-        "lastFault": evidence.last_fault, "clamped": evidence.clamped,
+        "rests": evidence.rests, "lastFault": evidence.last_fault, "clamped": evidence.clamped,
         "changed": (evidence.changed / changed.max(1) as f64 * 10_000.0).round() / 10_000.0,
         "refused": { "before": share(evidence.refused.before), "after": share(evidence.refused.after) },
         "places": places,

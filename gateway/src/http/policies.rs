@@ -111,7 +111,7 @@ pub async fn upload(
             let index = region.directory.currency.index();
             return Ok(answer(StatusCode::OK, json!({ "unchanged": true }), index, true));
         }
-        let Revision(index) = complete(&region, &identity, &manifest, signed, module, &reason).await?;
+        let Revision(index) = complete(&region, &identity, &manifest, lacks, signed, module, &reason).await?;
         let applied = region.applied(Revision(index)).await;
         return Ok(answer(
             StatusCode::OK,
@@ -158,7 +158,7 @@ pub async fn upload(
             drop(provisional);
             // Whoever deleted the same bytes under another name may have taken the chunks along.
             if !is_stored(&*region.registry, version, chunks).await? {
-                complete(&region, &identity, &manifest, signed, module, &reason).await?;
+                complete(&region, &identity, &manifest, Lacks::Module, signed, module, &reason).await?;
             }
             Ok(answer(StatusCode::CREATED, report, revision.0, applied))
         }
@@ -190,7 +190,8 @@ impl Lacks {
         let kept = signature::value(&manifest.unknown);
         let signed = match region.trust.is_required() {
             true => kept.is_some_and(holds),
-            false => sent.is_empty() || kept == signature::value(sent),
+            // What stands there may be trusted elsewhere: it stays.
+            false => sent.is_empty() || kept.is_some(),
         };
         Ok(if signed { Self::Nothing } else { Self::Signature })
     }
@@ -209,13 +210,19 @@ async fn complete(
     region: &Region,
     identity: &Identity,
     manifest: &Manifest,
+    lacks: Lacks,
     signed: serde_json::Map<String, Value>,
     module: Bytes,
     reason: &str,
 ) -> Result<Revision, Problem> {
-    let chunks = store_module(&*region.registry, manifest.version, module).await?;
+    let chunks = match lacks {
+        Lacks::Module => store_module(&*region.registry, manifest.version, module).await?,
+        Lacks::Nothing | Lacks::Signature => manifest.chunks,
+    };
     let mut unknown = manifest.unknown.clone();
-    unknown.extend(signed);
+    if region.trust.is_required() || signature::kept(&unknown).is_none() {
+        unknown.extend(signed);
+    }
     let new = Manifest { chunks, unknown, ..manifest.clone() };
     let deed = Deed {
         action: "upload",

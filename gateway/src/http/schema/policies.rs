@@ -124,6 +124,8 @@ pub(in crate::http) struct Seen {
     /// Those that it answered; of a shadow, those that it was asked.
     answered: u64,
     faults: u64,
+    /// Whether something else stands in for it now, for some caller.
+    rests: bool,
     last_fault: String,
     /// The share of answers that would differ.
     changed: f64,
