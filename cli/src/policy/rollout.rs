@@ -129,8 +129,11 @@ async fn change(connection: &Connection, path: &str, body: Map<String, Value>) -
 
 /// What a roll-back took away, and what answers now.
 fn given_up(before: &Value, after: &Value) -> String {
-    let has_candidate = |binding: &Value| binding.get("candidate").is_some_and(Value::is_object);
-    let (at, done) = match has_candidate(before) && !has_candidate(after) {
+    let active = |binding: &Value| {
+        ["policy", "version", "config"].map(|name| binding.pointer(&format!("/active/{name}")).cloned())
+    };
+    // What is returned to may have been the candidate, which then is none any more.
+    let (at, done) = match active(before) == active(after) {
         true => ("/candidate", "given up"),
         false => ("/active", "rolled back"),
     };

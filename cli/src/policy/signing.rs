@@ -117,7 +117,7 @@ fn conversion(pem: &str, key: &Path) -> String {
         return String::new();
     }
     let key = key.display();
-    format!("\n  next: openssl pkcs8 -topk8 -nodes -in {key} -out {key}.pk8.pem, then sign with that")
+    format!("\n  next: openssl pkcs8 -topk8 -nocrypt -in {key} -out {key}.pk8.pem, then sign with that")
 }
 
 /// A core module becomes a component only when it is pushed, and a signature is one of bytes.

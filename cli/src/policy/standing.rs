@@ -29,11 +29,11 @@ impl Standing {
     }
 }
 
-/// A cell of a table: `failing`, or `soaking, rolled-back` where how it became active tells more.
+/// A cell of a table: `failed`, or `soaking, rolled-back` where how it became active tells more.
 pub(super) fn word(binding: &Value) -> String {
     let word = match Standing::of(binding) {
         Standing::Disabled => "disabled",
-        Standing::Failing => "failing",
+        Standing::Failing => "failed",
         Standing::Soaking => "soaking",
         Standing::Good => "good",
     };
@@ -58,8 +58,11 @@ pub(super) fn told(binding: &Value) -> String {
             instead()
         ),
         Standing::Failing => {
+            let answers = binding.pointer("/active/seen/rests") == Some(&Value::Bool(false));
+            let does = if answers { "answers for" } else { "is active for" };
+            let fails = if answers { "failed" } else { "fails" };
             let mut said = format!(
-                "{active} is active for {whom} and fails: {}\n  last      {}, active since {}",
+                "{active} {does} {whom} and {fails}: {}\n  last      {}, active since {}",
                 text("/active/fault"),
                 text("/active/failedAt"),
                 text("/active/since"),
@@ -71,7 +74,7 @@ pub(super) fn told(binding: &Value) -> String {
                     text("/active/seen/answered")
                 ));
             }
-            said + &instead()
+            if answers { said } else { said + &instead() }
         }
     }
 }
@@ -111,7 +114,7 @@ mod tests {
         let mut failing =
             binding(json!({ "soaked": false, "since": "t1", "failedAt": "t2", "fault": "trap at g-1",
             "way": "bound", "seen": { "lookups": 9, "faults": 9, "answered": 0 } }));
-        assert_eq!(word(&failing), "failing");
+        assert_eq!(word(&failing), "failed");
         assert_eq!(
             told(&failing),
             "p 2 is active for default/orders-api and fails: trap at g-1\n  last      t2, active since t1\n  \
@@ -119,6 +122,12 @@ mod tests {
         );
         failing["lastGood"] = json!([]);
         assert!(told(&failing).ends_with("the native zone fallback"));
+        failing["active"]["seen"]["rests"] = json!(false);
+        assert!(
+            told(&failing)
+                .starts_with("p 2 answers for default/orders-api and failed: trap at g-1\n  last      t2")
+        );
+        assert!(told(&failing).ends_with("0 lookups answered"));
     }
 
     #[test]

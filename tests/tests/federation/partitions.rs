@@ -97,9 +97,9 @@ async fn two_regions_whose_link_is_cut_know_each_other_by_the_third() {
         let told = format!("{} of {} after {since:?}: {shown}", REGIONS[at], REGIONS[of]);
         assert_eq!(shown["reachable"], false, "{told}");
         assert_ne!(shown["freshness"], "stale", "{told}");
-        // Younger than the cut: it was proven by the third since.
+        // Younger than the cut: it is proven by the third, again and again.
         let age = Duration::from_millis(shown["ageMs"].as_u64().unwrap());
-        assert!(since <= RENEWED || age < since, "{told}");
+        assert!(since <= RENEWED || age <= RENEWED, "{told}");
     })
     .await;
     // News travel by the third.
