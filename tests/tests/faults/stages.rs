@@ -1,8 +1,8 @@
 //! A policy on its way: shadow, canary, promotion, roll-back by hand and by itself, on every gateway of a region.
 
+use crate::PACE;
 use crate::guests;
 use crate::world::{World, register_many};
-use crate::{PACE, SLACK};
 use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::{Answer, Client};
 use meridian_tests::figures;
@@ -17,7 +17,7 @@ const SERVICE: &str = "orders-api";
 const BINDING: &str = "/v1/namespaces/default/bindings/orders-api";
 /// From the call to the last gateway that answers by it (the issue's own bound).
 const ROLLBACK: Duration = Duration::from_millis(500);
-/// Their median counts: a busy machine that stands still once makes one slow. A path that is slow is so every time.
+/// How many are timed.
 const ROLLBACKS: usize = 3;
 /// From an answer of the API to its effect everywhere.
 const EFFECT: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ async fn promoted_and_back(world: &World, operator: &Client, version: &str, took
     let promoted = operator.post(&format!("{BINDING}/promote"), &forced).await.expect(200);
     assert_eq!((&promoted["active"]["version"], &promoted["candidate"]), (&json!(version), &Value::Null));
     assert_eq!(promoted["active"]["way"], "forced", "{}", promoted.json);
-    let _ = everywhere(world, "the promoted version answers", EFFECT + SLACK, |answer| {
+    let _ = everywhere(world, "the promoted version answers", EFFECT, |answer| {
         answer["policy"]["version"] == version
     })
     .await;
@@ -105,7 +105,7 @@ async fn promoted_and_back(world: &World, operator: &Client, version: &str, took
         operator.post(&format!("{BINDING}/rollback"), &json!({ "reason": "enough" })).await.expect(200);
     assert_eq!(back["active"]["policy"], "zone-fallback", "{}", back.json);
     let former = |answer: &Answer| answer["policy"]["name"] == "zone-fallback";
-    let _ = everywhere(world, "the former version answers", ROLLBACK + SLACK, former).await;
+    let _ = everywhere(world, "the former version answers", ROLLBACK, former).await;
     took.push(called.elapsed());
 }
 
@@ -155,8 +155,7 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let busy = busy.stop();
     println!("roll-backs take effect in both gateways after {took:?}, among {} lookups", busy.lookups);
     busy.check();
-    took.sort();
-    assert!(took[ROLLBACKS / 2] <= ROLLBACK, "roll-backs took effect after {took:?}");
+    assert!(took.iter().all(|took| *took <= ROLLBACK), "roll-backs took effect after {took:?}");
     // The same call again means the version that is gone already.
     let again = json!({ "version": version });
     let _ = operator.post(&format!("{BINDING}/rollback"), &again).await.refused(409, "another-version");
@@ -166,7 +165,7 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     let _ = operator.put(BINDING, &canary).await.expect(200);
     let mut sides = Vec::new();
     for client in &clients {
-        until("the canary answers its part", EFFECT + SLACK, async || {
+        until("the canary answers its part", EFFECT, async || {
             (6..=32).contains(&canary_keys(client).await.len())
         })
         .await;
@@ -180,7 +179,7 @@ async fn a_version_goes_from_shadow_to_canary_to_active_and_back() {
     })
     .await;
     let all = |answer: &Answer| answer["policy"]["name"] == "spillover";
-    let _ = everywhere(&world, "the canary answers all", EFFECT + SLACK, all).await;
+    let _ = everywhere(&world, "the canary answers all", EFFECT, all).await;
     let history = operator.get("/v1/history?ns=default&service=orders-api").await.expect(200);
     let actions: Vec<&str> =
         history["items"].as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();

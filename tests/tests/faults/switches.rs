@@ -1,9 +1,9 @@
 //! Kill switches, thrown in every state that a policy can be in: what is disabled runs nowhere, every lookup is answered, and
 //! what is enabled again runs as if nothing had been.
 
+use crate::PACE;
 use crate::guests;
 use crate::world::{World, register_many};
-use crate::{PACE, SLACK};
 use meridian_registry::testing::RealEtcd;
 use meridian_tests::client::{Answer, Client};
 use meridian_tests::figures;
@@ -40,7 +40,7 @@ async fn region(services: &[&str]) -> World {
     world
 }
 
-/// The time until every gateway answers so. A busy machine may take longer than it should once.
+/// The time until every gateway answers so.
 async fn everywhere(
     world: &World,
     service: &str,
@@ -51,7 +51,7 @@ async fn everywhere(
     let begun = Instant::now();
     for gateway in &world.gateways {
         let client = gateway.client();
-        until(&format!("{service}: {what}"), within + SLACK, async || {
+        until(&format!("{service}: {what}"), within, async || {
             is(&client.resolve(service, "?zone=test-1a&key=k").await)
         })
         .await;
@@ -70,13 +70,11 @@ fn says_disabled(answer: &Answer, outcome: &str) -> bool {
 struct Switches<'a> {
     operator: Client,
     world: &'a World,
-    /// How long each switch took to have its effect in the last gateway.
-    took: Vec<Duration>,
 }
 
 impl<'a> Switches<'a> {
     fn of(world: &'a World) -> Self {
-        Self { operator: world.client().bearing(&world.issuer.operator()), world, took: Vec::new() }
+        Self { operator: world.client().bearing(&world.issuer.operator()), world }
     }
 
     /// Uploads a version of `p` and waits until every gateway can run it: how long one compiles is not what is measured here.
@@ -93,16 +91,9 @@ impl<'a> Switches<'a> {
     }
 
     /// Every gateway answers so, by a switch that was just thrown.
-    async fn takes_effect(&mut self, service: &str, what: &str, is: impl Fn(&Answer) -> bool) {
+    async fn takes_effect(&self, service: &str, what: &str, is: impl Fn(&Answer) -> bool) {
         let took = everywhere(self.world, service, what, EFFECT, is).await;
         println!("{service}: {what} in all gateways after {took:?}");
-        self.took.push(took);
-    }
-
-    /// Of many switches half had their effect in time: a machine that stands still makes one slow, a slow path all of them.
-    fn check(mut self) {
-        self.took.sort();
-        assert!(self.took[self.took.len() / 2] <= EFFECT, "switches took effect after {:?}", self.took);
     }
 
     async fn throw(&self, policy: &str, version: &str, what: &str) {
@@ -112,7 +103,7 @@ impl<'a> Switches<'a> {
     }
 
     /// Disables the version, sees every gateway answer otherwise, and enables it again.
-    async fn there_and_back(&mut self, service: &str, policy: &str, version: &str, instead: &str) {
+    async fn there_and_back(&self, service: &str, policy: &str, version: &str, instead: &str) {
         let former = |answer: &Answer| by(answer, "ok") && answer["policy"]["version"] == version;
         everywhere(self.world, service, "the version answers", BOUND, former).await;
         self.throw(policy, version, "disable").await;
@@ -138,7 +129,7 @@ async fn what_is_disabled_answers_nowhere_in_whatever_state_it_is() {
     let operator = world.client().bearing(&world.issuer.operator());
     let standard = operator.resolve("plain-api", "").await.expect(200)["policy"]["version"].clone();
     let standard = standard.as_str().unwrap().to_owned();
-    let mut switches = Switches::of(&world);
+    let switches = Switches::of(&world);
     let [to_a, to_b] = [switches.upload('a').await, switches.upload('b').await];
     let bound = |version: &str| json!({ "policy": "p", "version": version });
 
@@ -212,13 +203,12 @@ async fn what_is_disabled_answers_nowhere_in_whatever_state_it_is() {
     for service in ALL {
         everywhere(&world, service, "no policy runs", EFFECT, |a| says_disabled(a, "fallback")).await;
     }
-    switches.took.push(begun.elapsed());
+    println!("no policy runs in both gateways after {:?}", begun.elapsed());
     let policies = operator.get("/v1/policies").await.expect(200);
     assert_eq!(policies["disabled"]["reason"], WHY, "{}", policies.json);
     let _ = operator.post("/v1/policies/_all/enable", &json!({})).await.expect(200);
     everywhere(&world, "plain-api", "policies run again", BOUND, |a| by(a, "ok")).await;
     let _ = switches.bind("own-api", &bound(&to_a)).await.refused(409, "disabled");
-    switches.check();
     for (service, load) in ALL.iter().zip(loads) {
         let report = load.stop();
         println!("{service}: {} lookups, outcomes {:?}", report.lookups, report.outcomes);
@@ -249,7 +239,7 @@ async fn what_runs_beside_or_behind_is_disabled_too() {
         until("the shadow is asked", Duration::from_secs(10), async || asked(client).await >= 20).await;
     }
     switches.throw("p", &to_b, "disable").await;
-    tokio::time::sleep(EFFECT + SLACK).await;
+    tokio::time::sleep(EFFECT).await;
     for client in &clients {
         let before = asked(client).await;
         throughout("it is asked no more", Duration::from_secs(1), async || asked(client).await <= before)
@@ -307,7 +297,7 @@ async fn a_switch_is_remembered() {
     world.etcd.stop();
     again(world.gateway()).await;
     let client = world.client();
-    until("it is disabled after a restart without etcd", BOUND + SLACK, async || {
+    until("it is disabled after a restart without etcd", BOUND, async || {
         disabled(&client.resolve("own-api", "?zone=test-1a").await)
     })
     .await;
@@ -331,7 +321,7 @@ async fn a_switch_is_remembered() {
 /// Every gateway shows the zone as drained, or not.
 async fn drained(world: &World, drained: bool) {
     for gateway in &world.gateways {
-        until(&format!("the zone's drain is shown: {drained}"), BOUND + SLACK, async || {
+        until(&format!("the zone's drain is shown: {drained}"), BOUND, async || {
             let shown = gateway.client().get("/v1/regions/test-1").await.expect(200);
             shown.json.to_string().contains(WHY) == drained
         })
