@@ -288,7 +288,7 @@ async fn off_in_time(world: &World, hostile: &[Hostile]) {
     }
     let (slowest, usual) = (took.iter().max().copied().unwrap_or_default(), median(took));
     println!("roll-backs by an operator took effect after {usual:?}, the slowest after {slowest:?}");
-    assert!(usual <= OFF && slowest <= OFF + SLACK, "after {usual:?}, the slowest after {slowest:?}");
+    assert!(slowest <= OFF, "a roll-back took effect after {slowest:?}, usually {usual:?}");
 
     // Services that nothing has gone wrong for yet; the median, since a busy machine may keep one of them waiting.
     for staged in [true, false] {
