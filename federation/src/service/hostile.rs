@@ -142,9 +142,9 @@ impl Victim {
 /// that one of many comes late shows no more than that the machine had other work.
 fn undelayed(beside: &str, mut took: Vec<Duration>) {
     took.sort_unstable();
-    let (p95, most) = (took[took.len() * 95 / 100], took[took.len() - 1]);
-    println!("beside {beside}: {p95:?} for 95 % of {} changes, {most:?} at most", took.len());
-    assert!(p95 <= Duration::from_millis(250), "{p95:?}");
+    let (p99, most) = (took[(took.len() - 1) * 99 / 100], took[took.len() - 1]);
+    println!("beside {beside}: p99 {p99:?} of {} changes, {most:?} at most", took.len());
+    assert!(p99 <= Duration::from_millis(250), "{p99:?}");
     assert!(most <= limits::STALLED / 2, "{most:?}");
 }
 
